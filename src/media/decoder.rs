@@ -87,7 +87,7 @@ pub enum DecodeError {
         /// Size of the access unit.
         bytes: usize,
     },
-    /// The decoded picture is no valid frame.
+    /// The decoded picture is not a valid frame.
     #[error("decoded picture is unusable: {0}")]
     Frame(#[from] FrameError),
 }
@@ -242,8 +242,8 @@ impl Contents {
     }
 }
 
-/// The NAL units that were looked at, as the decoder is to see them. `OpenH264` also reads subset SPSs and
-/// slices of scalable streams (types 14, 15 and 20), which nobody sends here.
+/// The checked NAL units, rewritten for the decoder. `OpenH264` also reads subset SPSs and
+/// slices of scalable streams (types 14, 15 and 20), which peers do not send here.
 fn rewritten(access_unit: &[u8]) -> Vec<u8> {
     let mut rewritten = Vec::with_capacity(access_unit.len());
     for nal in nal_units(access_unit) {

@@ -42,9 +42,9 @@ pub const MIN_BUDGET: usize = 200;
 const SHRINK_MARGIN: f64 = 0.8;
 /// QP a smaller picture is planned for: better a little smaller than all blocks.
 const SHRINK_STEPS: u8 = 6;
-/// After this many keyframes the whole size is tried again.
+/// After this many keyframes the full size is tried again.
 const GROW_AFTER: u32 = 8;
-/// It is tried at once when the scene has become this many QP steps easier.
+/// It is tried immediately when the scene has become this many QP steps easier.
 const GROW_STEPS: u8 = 4;
 
 /// How hard the encoder tries; `Medium` and `High` give the same with `OpenH264`.
@@ -73,7 +73,7 @@ impl Default for EncoderConfig {
     }
 }
 
-/// A keyframe and how it came about.
+/// A keyframe and how it was encoded.
 #[derive(Debug, Clone)]
 pub struct EncodedKeyframe {
     /// The access unit: SPS, PPS, IDR slices.
@@ -92,9 +92,9 @@ pub struct EncodedKeyframe {
 pub struct KeyframeEncoder {
     config: EncoderConfig,
     running: Option<Running>,
-    /// What was estimated for the picture before, and the QP that fitted.
+    /// The estimate for the previous picture, and the QP that fitted.
     last: Option<(f64, u8)>,
-    /// 0 and 1 in turn.
+    /// Alternates between 0 and 1.
     idr_pic_id: u32,
     shrunk: Option<Shrunk>,
 }
@@ -257,7 +257,7 @@ impl KeyframeEncoder {
         if shrunk.keyframes < GROW_AFTER && !easier {
             return (shrunk.to, None);
         }
-        // One pass at the largest QP tells whether the whole size fits again.
+        // One pass at the maximum QP shows whether the full size fits again.
         (full, Some(search::MAX_QP))
     }
 

@@ -204,7 +204,7 @@ impl Frame {
         Ok(Self { width: ew, height: eh, y, u, v, colour: Colour::default(), captured_at })
     }
 
-    /// A frame from NV12 (luma plane, then one plane of U and V in turn).
+    /// A frame from NV12 (luma plane, then one plane of alternating U and V).
     ///
     /// # Errors
     /// Too small, or fewer bytes than `width * height * 3 / 2`.

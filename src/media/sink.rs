@@ -49,10 +49,10 @@ pub struct FrameRecord {
     pub capture_time: Option<f64>,
     /// When it was complete here.
     pub received_at: f64,
-    /// From capture to complete, in milliseconds, with the difference of the clocks taken out when that is
+    /// From capture to complete, in milliseconds, corrected for the clock offset if that is
     /// known.
     pub latency_ms: Option<f64>,
-    /// The sender's clock less ours, in milliseconds, if its answers to pings tell.
+    /// The sender's clock less ours, in milliseconds, if known from its answers to pings.
     pub clock_offset_ms: Option<f64>,
     /// RTP packets it came in.
     pub packets: u32,
@@ -60,7 +60,7 @@ pub struct FrameRecord {
     pub retransmitted: u32,
     /// SHA-256 of the access unit, in hexadecimal.
     pub sha256: String,
-    /// Whether the hash is the one the sender told, if it told one.
+    /// Whether the hash equals the one the sender announced, if it announced one.
     pub verified: Option<bool>,
     /// Type of the local candidate it came through, if known.
     pub candidate_type: Option<String>,
@@ -151,8 +151,8 @@ impl FrameWriter {
         self.next
     }
 
-    /// Makes the files of a keyframe: its picture if it could be decoded, and the access unit where it
-    /// was asked for or there is no picture. `seq`, `file` and `bytes` of the line are set here and when
+    /// Makes the files of a keyframe: its picture if it could be decoded, and the access unit if it
+    /// was requested or there is no picture. `seq`, `file` and `bytes` of the line are set here and when
     /// it is written.
     #[must_use]
     pub fn prepare(
@@ -245,7 +245,7 @@ impl FrameWriter {
         Ok(record)
     }
 
-    /// Prepares and writes a keyframe at once.
+    /// Prepares and writes a keyframe in one step.
     ///
     /// # Errors
     /// As [`FrameWriter::commit`].

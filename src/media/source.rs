@@ -43,13 +43,13 @@ pub enum Captured {
 
 /// A source of pictures. Calls block until there is one; run it on a thread of its own.
 pub trait Source: Send {
-    /// What this is, for people: one line, without a full stop.
+    /// A human-readable description: one line, without a full stop.
     fn describe(&self) -> String;
 
     /// The next picture; for a live source the newest. `None` when the source has ended.
     ///
     /// # Errors
-    /// The source failed. A camera may be asked again: it is opened anew when it comes back.
+    /// The source failed. A camera may be read again: it is reopened when it comes back.
     fn next(&mut self) -> Result<Option<Captured>, SourceError>;
 
     /// How much of the last [`Source::next`] went into making a frame of what a camera gave. Reading
@@ -89,7 +89,7 @@ impl SourceOptions {
 /// Opens a source.
 ///
 /// # Errors
-/// It is not there, or what it holds is no picture. A camera is opened when its first frame is there.
+/// The source does not exist, or does not contain a picture. A camera is open once its first frame arrives.
 pub fn open(spec: &SourceSpec, options: SourceOptions) -> Result<Box<dyn Source>, SourceError> {
     Ok(match spec {
         SourceSpec::Camera(spec) => Box::new(camera::CameraSource::open(*spec, options)?),

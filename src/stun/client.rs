@@ -93,11 +93,11 @@ pub struct Server {
     pub address: SocketAddr,
     /// Its name, which its certificate must be for.
     pub host: String,
-    /// How to speak to it.
+    /// The transport to the server.
     pub transport: Transport,
-    /// The local address to speak from; none means the system's choice.
+    /// The local address to bind; `None` leaves the choice to the system.
     pub bind: Option<IpAddr>,
-    /// Which certificates are believed.
+    /// Which certificates are trusted.
     pub trust: Trust,
     /// User name and password for TURN.
     pub login: Option<Login>,
@@ -248,14 +248,14 @@ impl Client {
         true
     }
 
-    /// Sends a request, again where that helps, until its answer comes.
+    /// Sends a request, and retransmits it over UDP, until its response arrives.
     async fn exchange(&mut self, id: TransactionId, raw: &[u8]) -> Result<Vec<u8>, ClientError> {
-        let begun = Instant::now();
+        let started = Instant::now();
         let times = if self.wire.is_reliable() { &SENT_AT[..1] } else { &SENT_AT };
         for (index, _) in times.iter().enumerate() {
             self.wire.send(raw).await?;
             let next = times.get(index + 1).copied().unwrap_or(PATIENCE);
-            while let Some(datagram) = self.wire.receive(begun + next).await? {
+            while let Some(datagram) = self.wire.receive(started + next).await? {
                 match Message::parse(&datagram) {
                     Some(message)
                         if message.transaction == id

@@ -107,7 +107,7 @@ impl Discovery {
         self.exchanges.push(Exchange::new(id, purpose, socket, to, change, now));
     }
 
-    /// Tells the address a socket is bound to.
+    /// Sets the address a socket is bound to.
     pub fn bound(&mut self, socket: usize, local: SocketAddr) {
         self.locals[socket] = Some(local);
     }
@@ -243,7 +243,7 @@ impl Discovery {
         }
     }
 
-    /// Both sockets send to the other's external address at once, so that neither's filter is in the way.
+    /// Both sockets send to the other's external address concurrently, so that neither's filter blocks.
     fn hairpin(&mut self, now: Instant) {
         let [Some(first), Some(second)] = self.mapped else { return };
         if HAIRPIN.iter().any(|socket| self.locals[*socket] == Some(first)) {

@@ -1,7 +1,7 @@
 //! STUN and TURN over TCP and TLS (RFC 8489 §6.2.2 and §6.2.3, RFC 8656 §3.1): connecting, and whole
-//! messages on a stream. The client, the embedded server and whoever asks a server use it.
+//! messages on a stream. Used by the client, the embedded server and all requests to servers.
 //!
-//! - `trust`, `certificate`: which certificates are believed · `error`: why there is no connection
+//! - `trust`, `certificate`: which certificates are trusted · `error`: why connecting failed
 
 pub mod certificate;
 mod error;
@@ -59,7 +59,7 @@ pub async fn dial(
     bind: Option<IpAddr>,
 ) -> Result<Stream, DialError> {
     let late = |step| DialError::Timeout { address, step, within: DIAL_WITHIN };
-    let begun = tokio::time::Instant::now();
+    let started = tokio::time::Instant::now();
     let tcp = timeout(DIAL_WITHIN, connect(address, bind))
         .await
         .map_err(|_| late("TCP connection"))?
@@ -70,7 +70,7 @@ pub async fn dial(
     let name = ServerName::try_from(host.to_owned())
         .map_err(|_| DialError::NoName { host: host.to_owned() })?;
     let handshake = TlsConnector::from(trust.client()).connect(name, tcp);
-    let left = DIAL_WITHIN.saturating_sub(begun.elapsed());
+    let left = DIAL_WITHIN.saturating_sub(started.elapsed());
     let tls = timeout(left, handshake)
         .await
         .map_err(|_| late("TLS handshake"))?
@@ -172,7 +172,7 @@ pub struct FrameReader {
 }
 
 impl FrameReader {
-    /// The next STUN message or `ChannelData`, without its padding; `None` when the other side has
+    /// The next STUN message or `ChannelData`, without its padding; `None` when the peer has
     /// closed between two of them. Dropping the future loses nothing.
     ///
     /// # Errors

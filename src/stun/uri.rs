@@ -64,7 +64,7 @@ impl fmt::Display for ServerUri {
     }
 }
 
-/// Why a text is no URI of a STUN or TURN server that can be used.
+/// Why a text is not a usable URI of a STUN or TURN server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UriError {
     /// Nothing before a colon.

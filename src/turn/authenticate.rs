@@ -128,8 +128,8 @@ impl<R: Clone> Protocol<R> {
     }
 
     /// Responds to a client that has not authenticated. Over TCP the address is genuine, and a client with
-    /// an allocation has proven its own: those are not limited, so that nobody can use up a client's share
-    /// of responses by sending in its name.
+    /// an allocation has proven its own: those are not limited, so that an attacker cannot use up a
+    /// client's share of responses by spoofing its address.
     fn answer_unauthenticated(
         &mut self,
         tuple: FiveTuple,

@@ -224,7 +224,7 @@ fn bad_credentials_are_rejected() {
     rig.password = "wrong".into();
     assert_eq!(rig.allocate(), 401);
     rig.password = good;
-    rig.username = "nobody".into();
+    rig.username = "unknown".into();
     assert_eq!(rig.allocate(), 401);
     assert_eq!(rig.refused(RejectReason::Unauthorized), 2);
     rig.login("forged", "phone");

@@ -1,9 +1,9 @@
 //! Options of a running `OpenH264` encoder that the safe interface of the `openh264` crate has no way
 //! to: QP, slices, deblocking.
 //!
-//! In rate control mode `Off`, the only one that leaves QP alone, the crate offers no way to choose one,
+//! In rate control mode `Off`, the only one that leaves QP alone, the crate cannot choose one,
 //! and every other mode starts at QP 12. `OpenH264`'s own option `SVC_ENCODE_PARAM_EXT` can, at run time;
-//! another number of slices makes it start anew, a QP does not.
+//! another number of slices restarts the encoder, a QP does not.
 #![allow(unsafe_code)] // The crate's only way to this option is its raw interface.
 
 use openh264::encoder::Encoder;

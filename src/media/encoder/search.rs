@@ -16,7 +16,7 @@ pub(super) const MAX_PASSES: u32 = 7;
 /// How much ln(size) usually falls from one QP to the next.
 const USUAL_SLOPE: f64 = 0.125;
 
-/// A picture this close to the budget is taken as it is: another pass could gain 0.05 dB.
+/// A picture this close to the budget is used as it is: another pass could gain 0.05 dB.
 const FULL_ENOUGH: f64 = 0.98;
 
 /// Pictures whose QPs are no further apart are mixed. Two steps give the same quality as one, three
@@ -29,7 +29,7 @@ pub(super) fn estimate(frame: &Frame, bytes: usize) -> f64 {
     let pixels = f64::from(frame.width) * f64::from(frame.height);
     let bits_per_pixel = bytes as f64 * 8.0 / pixels;
     let (mut sum, mut count) = (0u64, 0u64);
-    // Every fourth row tells as much as all of them.
+    // Every fourth row is as good an estimate as all of them.
     for row in frame.y.chunks_exact(frame.width as usize).step_by(4) {
         let steps = row.windows(2).map(|pair| u32::from(pair[0].abs_diff(pair[1])));
         sum += u64::from(steps.sum::<u32>());
@@ -77,9 +77,9 @@ impl Search {
         }
         let crossing = self.crossing();
         let guess = match (self.over, self.fits) {
-            // The other side of the crossing is wanted.
+            // The opposite side of the crossing is still missing.
             (None, Some(_)) => crossing.floor(),
-            // With few passes left and nothing that fits, rather too small than none.
+            // With few passes left and nothing that fits, too small is better than none.
             (_, None) if left <= 3 => crossing.ceil() + 2.0,
             _ => crossing.ceil(),
         };

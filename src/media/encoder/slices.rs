@@ -14,7 +14,7 @@ const SHARES: [u32; 4] = [3, 4, 5, 6];
 /// A picture of fewer macroblock rows than this is one slice.
 const MIN_ROWS: u32 = 18;
 
-/// A picture of this many macroblocks or fewer is one slice to `OpenH264`, whatever it is told.
+/// `OpenH264` codes a picture of at most this many macroblocks as one slice, whatever its options.
 const MAX_SINGLE: u32 = 48;
 
 /// Length of a start code.
@@ -61,8 +61,8 @@ pub(super) struct Mixed {
 }
 
 impl Pass {
-    /// Takes what the encoder wrote at `qp` and gives its slices this `idr_pic_id`; none when there
-    /// is no picture in it.
+    /// Parses the encoder's output at `qp` and sets the `idr_pic_id` of its slices; `None` if it
+    /// does not contain a picture.
     pub(super) fn read(annex_b: &[u8], qp: u8, idr_pic_id: u32) -> Option<Self> {
         let mut pass = Self { qp, parameter_sets: Vec::new(), slices: Vec::new() };
         let sps = nal_units(annex_b).find(|nal| nal_type(nal) == NalType::Sps)?;

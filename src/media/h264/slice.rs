@@ -138,7 +138,7 @@ mod tests {
             append_nal(&mut unit, &sps());
             append_nal(&mut unit, &changed);
             prop_assert_eq!(idr_pic_id(&unit), Some(after));
-            // No start code comes about within it.
+            // No start code is created within it.
             prop_assert_eq!(nal_units(&unit).count(), 2);
         }
 

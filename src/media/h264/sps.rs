@@ -9,7 +9,7 @@ use super::{
 };
 use crate::media::colour::Colour;
 
-/// Largest side believed; level 6.2 ends at 16,888.
+/// Maximum side accepted; level 6.2 ends at 16,888.
 const MAX_SIDE: u64 = 16_888;
 
 /// `profile_idc`, constraint flags and `level_idc` as in SDP's `profile-level-id` (RFC 6184 §8.1).
@@ -197,7 +197,7 @@ impl Samples {
     }
 
     /// Pixels and lines of a cropping unit of frames (equations 7-19 to 7-22): those of a chroma sample,
-    /// and one where there is no chroma or its planes are coded apart.
+    /// and one if there is no chroma or its planes are coded separately.
     fn crop_unit(&self) -> (u64, u64) {
         match self.chroma {
             1 => (2, 2),
@@ -325,7 +325,7 @@ mod tests {
     #[test]
     fn high_profile_with_scaling_lists_and_interlace() {
         let sps = Writer::default().bits(100, 8).bits(0x0c28, 16).ue(0).ue(1).ue(0).ue(0);
-        // Two lists, one ended at once (delta -8), the others absent.
+        // Two lists, one ended immediately (delta -8), the others absent.
         let sps = sps.bits(0b01, 2).bits(1, 1).ue(16).bits(0, 7);
         let sps = sps.ue(5).ue(0).ue(3).ue(4).bits(0, 1);
         // 960 lines as two fields of 30 map units, cropped by 4 units of 4 lines.

@@ -57,8 +57,8 @@ pub(super) fn sync_directory(dir: &Path) -> Result<(), SinkError> {
     Ok(())
 }
 
-/// A new file in the directory of `path`, to be renamed to it: hidden, with a name that nobody can
-/// foresee. What is there already, be it a symbolic link that leads elsewhere, is not opened
+/// A new file in the directory of `path`, to be renamed to it: hidden, with an unpredictable
+/// name. An existing file, or a symbolic link that leads elsewhere, is not opened
 /// (`O_CREAT | O_EXCL`, POSIX `open`).
 ///
 /// # Errors

@@ -1,7 +1,8 @@
-//! One run a directory: two would give their keyframes the same numbers.
+//! One run per directory: two would give their keyframes the same numbers.
 //!
 //! The lock is on the directory itself, so that nothing is left behind, however the process ends. A run takes
-//! it once it is in its room: before that it writes nothing, and one that never gets there keeps nobody away.
+//! it once it has joined its room: before that it writes nothing, and a run that never joins locks
+//! no other out.
 
 use std::{
     fs::{File, TryLockError},
@@ -57,7 +58,7 @@ impl Claim {
 /// # Errors
 /// [`SinkError::InUse`]
 pub(super) fn check_free(dir: &Path) -> Result<(), SinkError> {
-    // Any number may look at once.
+    // Any number of processes may check concurrently.
     locked(dir, File::try_lock_shared).map(|_| ())
 }
 
@@ -84,7 +85,7 @@ mod tests {
     fn a_directory_has_one_run_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let mut first = Claim::new(dir.path());
-        // Nobody is kept away by one that has not begun.
+        // A run that has not started locks no other out.
         let others = [(); 3].map(|()| FrameWriter::new(dir.path(), &[]).unwrap());
         first.take().unwrap();
         first.take().unwrap();

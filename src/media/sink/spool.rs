@@ -97,10 +97,10 @@ impl<T> Spool<T> {
 
     fn write_all(&mut self, outcomes: &mut Vec<Outcome<T>>) -> Option<SinkError> {
         while let Some((prepared, _)) = self.waiting.front() {
-            let begun = Instant::now();
+            let started = Instant::now();
             match self.writer.commit(prepared) {
                 Ok(written) => {
-                    let took = begun.elapsed();
+                    let took = started.elapsed();
                     let next = self.next();
                     outcomes.extend(
                         next.map(|(_, with)| Outcome::Written(Box::new(written), took, with)),

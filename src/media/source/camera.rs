@@ -38,14 +38,14 @@ use crate::media::frame::Frame;
 
 /// How long a call waits for a frame: longer than the driver is given, for it says why.
 const WAIT: Duration = FIRST_FRAME.saturating_add(Duration::from_secs(1));
-/// A frame older than this is passed over for the next one.
+/// A frame older than this is skipped in favor of the next one.
 const FRESH: Duration = Duration::from_millis(100);
-/// How long a frame as fresh as that is waited for; then any that came since the call will do.
+/// Maximum wait for a frame that fresh; after it, any frame since the call is accepted.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Frames in turn that may be broken.
+/// Number of consecutive broken frames that is an error.
 const BROKEN: u32 = 3;
 
-/// Which camera, and what of it.
+/// Which camera, and the requested format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CameraSpec {
     /// Its index as `devices` lists it, or the first that can be opened.
@@ -92,15 +92,15 @@ impl CameraSource {
         Ok(source)
     }
 
-    /// The newest frame, or the next when that is not fresh.
+    /// The newest frame, or the next one if the newest is not fresh.
     fn newest(&mut self) -> Result<Arrived, SourceError> {
-        let (begun, given) = (Instant::now(), self.given);
+        let (started, given) = (Instant::now(), self.given);
         let before = self.shared.lock().frames;
         let fresh = |state: &State| {
             state.newest.as_ref().is_some_and(|new| {
                 let is_new = new.captured.elapsed() <= FRESH;
-                // A camera whose frames are all old when they come.
-                let will_do = new.number > before && begun.elapsed() >= PATIENCE;
+                // A camera whose frames are all old when they arrive.
+                let will_do = new.number > before && started.elapsed() >= PATIENCE;
                 new.number > given && (is_new || will_do)
             })
         };
@@ -126,11 +126,11 @@ impl Source for CameraSource {
         let mut tries = 0;
         loop {
             let arrived = self.newest()?;
-            let begun = Instant::now();
+            let started = Instant::now();
             match converted(&arrived) {
                 Ok(frame) => {
                     let frame = self.options.apply(frame)?;
-                    self.convert_time = begun.elapsed();
+                    self.convert_time = started.elapsed();
                     return Ok(Some(Captured::Frame(frame)));
                 }
                 Err(cause) if tries + 1 == BROKEN => {
@@ -149,7 +149,7 @@ impl Source for CameraSource {
 }
 
 impl Drop for CameraSource {
-    /// Tells the thread to end. It is not waited for: a camera that hangs would hang its user, too.
+    /// Asks the thread to end without waiting for it: a camera that hangs would hang its user, too.
     fn drop(&mut self) {
         self.shared.lock().stop = true;
         self.shared.changed.notify_all();

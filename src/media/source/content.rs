@@ -25,8 +25,8 @@ pub(super) enum Content {
 }
 
 impl Content {
-    /// Recognizes content by its first bytes; `whole` says that there are no others. `None` when more of
-    /// them are needed, [`LOOK`] at most.
+    /// Recognizes content by its first bytes; `whole` means that no more follow. `None` when more
+    /// bytes are needed, at most [`LOOK`].
     pub(super) fn of(begin: &[u8], whole: bool) -> Option<Self> {
         let whole = whole || begin.len() >= LOOK;
         if begin.len() < SIGNATURE && !whole {

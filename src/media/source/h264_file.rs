@@ -31,7 +31,7 @@ pub struct H264Source<R> {
     /// The first keyframe, read when the source was opened.
     first: Option<AccessUnit>,
     size: (u32, u32),
-    /// Intra pictures that were skipped, as they are no IDR pictures.
+    /// Intra pictures that were skipped because they are not IDR pictures.
     intra: u64,
 }
 
@@ -45,7 +45,7 @@ impl<R: Read> H264Source<R> {
     /// Reads up to the first keyframe.
     ///
     /// # Errors
-    /// Reading fails, or there is no keyframe, or the first one is of a kind that cannot be decoded.
+    /// Reading fails, there is no keyframe, or the first keyframe is of a kind that cannot be decoded.
     pub fn new(reader: R, name: String) -> Result<Self, SourceError> {
         let mut source = Self {
             reader,

@@ -45,10 +45,10 @@ mod marker {
     }
 }
 
-/// Most scans that are read; the decoder takes no more either.
+/// Maximum number of scans; the decoder's limit is the same.
 const MAX_SCANS: usize = 100;
 
-/// Zeros in a row that are no longer taken for codes.
+/// Number of consecutive zeros that count as padding instead of codes.
 const PADDING: usize = 16;
 
 /// Percent of a scan that may be missing at its end: less than a row of blocks of a photo.

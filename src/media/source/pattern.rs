@@ -1,5 +1,5 @@
 //! The moving test pattern: a textured background, colour bars that move, the frame number and the
-//! wall clock in large digits. A still clock or a repeated number shows at once what is stuck.
+//! wall clock in large digits. A frozen clock or a repeated number shows immediately what is stuck.
 
 use std::time::SystemTime;
 

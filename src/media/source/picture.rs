@@ -20,10 +20,10 @@ use crate::media::frame::Frame;
 
 /// Largest side of a picture that is decoded, in pixels.
 const MAX_SIDE: u32 = 16_384;
-/// Most memory one picture may take while it is decoded: 16 times a 12-megapixel photo.
+/// Maximum memory for decoding one picture: 16 times a 12-megapixel photo.
 pub(super) const MAX_ALLOC: u64 = 640 << 20;
 
-/// The same picture every time, stamped anew.
+/// The same picture every time, with a new timestamp.
 #[derive(Debug)]
 pub struct PictureSource {
     name: String,

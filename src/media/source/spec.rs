@@ -22,11 +22,11 @@ pub enum SourceSpec {
         /// Height in pixels.
         height: u32,
     },
-    /// A file or a pipe; what it holds is told by its first bytes.
+    /// A file or a pipe; its format is detected from its first bytes.
     File(PathBuf),
     /// The pictures of a directory in the order of their names, again and again.
     Directory(PathBuf),
-    /// Standard input; what it holds is told by its first bytes.
+    /// Standard input; its format is detected from its first bytes.
     Stdin,
 }
 

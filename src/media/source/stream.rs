@@ -1,5 +1,5 @@
-//! A file or a stream whose format is told by its first bytes: y4m, H.264 (Annex B), JPEG, MJPEG, PNG or
-//! WebP. It is read once, from its begin to its end.
+//! A file or a stream whose first bytes identify its format: y4m, H.264 (Annex B), JPEG, MJPEG, PNG or
+//! WebP. It is read once, from start to end.
 
 use std::{
     io::{Cursor, Read},

@@ -51,7 +51,7 @@ impl<R: Read> Y4mSource<R> {
     /// Reads the header.
     ///
     /// # Errors
-    /// It is no y4m header, or of a format that is not read here.
+    /// The header is not a valid y4m header, or its format is not supported.
     pub fn new(reader: R, name: String, options: SourceOptions) -> Result<Self, SourceError> {
         let mut reader = BufReader::with_capacity(1 << 16, reader);
         let line = read_line(&mut reader, &name)?;

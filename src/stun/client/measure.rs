@@ -24,7 +24,7 @@ const PACKET_BYTES: usize = 1188;
 /// Bytes of a keyframe.
 pub const BURST_BYTES: usize = 100_000;
 
-/// Bits a second, bits at once: how the burst is sent.
+/// Pacing of the burst: bits per second, and bits sent immediately.
 const PACE: (f64, f64) = (8e6, 120e3);
 
 /// How long throughput is measured, and with how many bytes at most: relayed traffic costs money.
@@ -174,13 +174,13 @@ impl Client {
         // Above every number of a round trip, so that a late one does not count here.
         const FIRST: u32 = 1 << 16;
         let total = BURST_BYTES.div_ceil(PACKET_BYTES) as u32;
-        let begun = Instant::now();
+        let started = Instant::now();
         let mut seen = std::collections::HashSet::new();
-        let mut last = begun;
+        let mut last = started;
         let (rate, at_once) = PACE;
         for index in 0..total {
             let bits = f64::from(index) * PACKET_BYTES as f64 * 8.0;
-            let due = begun + Duration::from_secs_f64((bits - at_once).max(0.0) / rate);
+            let due = started + Duration::from_secs_f64((bits - at_once).max(0.0) / rate);
             while Instant::now() < due
                 && let Some((_, data)) = self.receive(due).await?
             {
@@ -194,7 +194,7 @@ impl Client {
         {
             note(&mut seen, &mut last, &data, FIRST);
         }
-        Ok(Burst { sent: total, received: seen.len() as u32, took: last - begun })
+        Ok(Burst { sent: total, received: seen.len() as u32, took: last - started })
     }
 
     /// Keeps as many packets under way to `peer`, which sends them back, as come back without loss.
@@ -206,8 +206,8 @@ impl Client {
         const FIRST: u32 = 1 << 24;
         let (time, bytes) = THROUGHPUT;
         let most = (bytes / PACKET_BYTES as u64) as u32;
-        let begun = Instant::now();
-        let end = begun + time;
+        let started = Instant::now();
+        let end = started + time;
         let mut window = Window::new();
         let mut arrivals = Vec::new();
         while Instant::now() < end {
@@ -222,7 +222,7 @@ impl Client {
                 Some((_, data)) => {
                     let back = number(&data).and_then(|number| number.checked_sub(FIRST));
                     if back.is_some_and(|number| window.came_back(number)) {
-                        arrivals.push(begun.elapsed());
+                        arrivals.push(started.elapsed());
                     }
                 }
                 None => window.stalled(),

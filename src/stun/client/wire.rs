@@ -53,7 +53,7 @@ impl Wire {
         Ok(Self::Udp { socket, buffer: vec![0; MAX_DATAGRAM] })
     }
 
-    /// Whether nothing is lost on the way to the server.
+    /// Whether the transport delivers everything to the server.
     pub(super) fn is_reliable(&self) -> bool {
         matches!(self, Self::Stream { .. })
     }
@@ -61,7 +61,7 @@ impl Wire {
     pub(super) async fn send(&mut self, message: &[u8]) -> Result<(), ClientError> {
         match self {
             Self::Udp { socket, .. } => match socket.send(message).await {
-                // That of an earlier datagram; `receive` tells it, if it is all that comes.
+                // The error of an earlier datagram; `receive` reports it if nothing else arrives.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
                 sent => Ok(sent.map(drop)?),
             },

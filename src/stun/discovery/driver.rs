@@ -30,10 +30,10 @@ pub async fn discover(
     servers: &[SocketAddr],
     within: Duration,
 ) -> io::Result<Findings> {
-    let begun = Instant::now();
-    let end = begun + within;
+    let started = Instant::now();
+    let end = started + within;
     let mut sockets = Sockets::open(local, SOCKETS).await?;
-    let mut discovery = Discovery::new(servers, rand::random(), begun);
+    let mut discovery = Discovery::new(servers, rand::random(), started);
     for (index, socket) in sockets.all.iter().enumerate() {
         discovery.bound(index, socket.local_addr()?);
     }
@@ -127,7 +127,7 @@ async fn read(index: usize, socket: Arc<UdpSocket>, queue: mpsc::Sender<Received
                     return;
                 }
             }
-            // Some systems tell here that an earlier datagram met a closed port.
+            // Some systems report here that an earlier datagram reached a closed port.
             Err(error) => {
                 tracing::debug!(%error, "STUN socket");
                 tokio::time::sleep(Duration::from_millis(20)).await;

@@ -64,7 +64,7 @@ pub(super) struct Exchange {
     pub(super) socket: usize,
     pub(super) to: SocketAddr,
     change: Option<ChangeRequest>,
-    begun: Instant,
+    started: Instant,
     state: State,
 }
 
@@ -77,12 +77,12 @@ impl Exchange {
         change: Option<ChangeRequest>,
         now: Instant,
     ) -> Self {
-        Self { id, purpose, socket, to, change, begun: now, state: State::Open(0) }
+        Self { id, purpose, socket, to, change, started: now, state: State::Open(0) }
     }
 
     pub(super) fn transmit(&mut self, now: Instant) -> Option<Transmit> {
         let State::Open(sent) = self.state else { return None };
-        if self.begun + *SENT_AT.get(sent)? > now {
+        if self.started + *SENT_AT.get(sent)? > now {
             return None;
         }
         self.state = State::Open(sent + 1);
@@ -96,12 +96,12 @@ impl Exchange {
 
     pub(super) fn due(&self) -> Option<Instant> {
         let State::Open(sent) = self.state else { return None };
-        Some(self.begun + SENT_AT.get(sent).copied().unwrap_or(PATIENCE))
+        Some(self.started + SENT_AT.get(sent).copied().unwrap_or(PATIENCE))
     }
 
-    /// Gives up when it is time; whether it just did.
+    /// Times out when it is due; returns whether it just did.
     pub(super) fn give_up(&mut self, now: Instant) -> bool {
-        let over = matches!(self.state, State::Open(_)) && now >= self.begun + PATIENCE;
+        let over = matches!(self.state, State::Open(_)) && now >= self.started + PATIENCE;
         if over {
             self.state = State::Silent;
         }
@@ -125,7 +125,7 @@ impl Exchange {
         }
         self.state = match (message.class, message.mapped_address()) {
             (Class::Success, Some(mapped)) => {
-                State::Answered { mapped, from, took: now.saturating_duration_since(self.begun) }
+                State::Answered { mapped, from, took: now.saturating_duration_since(self.started) }
             }
             (Class::Success | Class::Error, _) => State::Refused,
             _ => return false,

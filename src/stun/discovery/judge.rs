@@ -122,11 +122,11 @@ impl FilteringTest {
 pub struct Findings {
     /// The address of the socket of the mapping test.
     pub local: Option<SocketAddr>,
-    /// Its external address, as each server saw it that answered.
+    /// Its external address, as seen by each server that answered.
     pub observed: Vec<Observed>,
     /// Servers that did not answer.
     pub silent: Vec<SocketAddr>,
-    /// Whether a NAT translates; `None` when nobody answered.
+    /// Whether a NAT translates; `None` when no server answered.
     pub translated: Option<bool>,
     /// RFC 4787 §4.1; unknown without a NAT.
     pub mapping: Bounds,
@@ -134,7 +134,7 @@ pub struct Findings {
     pub filtering_test: FilteringTest,
     /// RFC 4787 §5: of a NAT, or of a firewall without one.
     pub filtering: Bounds,
-    /// RFC 4787 §6; `None` without a NAT, or when it cannot be told.
+    /// RFC 4787 §6; `None` without a NAT, or when it is unknown.
     pub hairpinning: Option<bool>,
     /// RFC 4787 §4.2; `None` without a NAT, or when too few ports were seen.
     pub ports: Option<Ports>,
@@ -177,9 +177,9 @@ impl Findings {
     }
 }
 
-/// The mapping, from what several servers saw of one socket (RFC 5780 §4.3). Servers that differ in
-/// their address tell endpoint-independent from the rest, those that differ in their port only tell
-/// address-dependent from address-and-port-dependent.
+/// The mapping, from what several servers saw of one socket (RFC 5780 §4.3). Servers with
+/// different addresses distinguish endpoint-independent from the rest, those that differ only in
+/// their port distinguish address-dependent from address-and-port-dependent.
 #[must_use]
 pub fn mapping(observed: &[Observed]) -> Bounds {
     use Behaviour::{AddressAndPortDependent, AddressDependent, EndpointIndependent};

@@ -2,8 +2,8 @@
 //! answer to the external port of a first one that has been idle (RESPONSE-PORT): while the binding
 //! lives, the answer comes in.
 //!
-//! RFC 5780 searches one time after the other. Here every idle time has a socket of its own and all wait
-//! at once, so that the test takes as long as the longest of them.
+//! RFC 5780 tries one time after another. Here every idle time has a socket of its own and all wait
+//! concurrently, so that the test takes as long as the longest of them.
 
 use std::{
     net::SocketAddr,
@@ -55,7 +55,7 @@ enum State {
 struct Probe {
     idle: Duration,
     state: State,
-    begun: Instant,
+    started: Instant,
     sent: usize,
 }
 
@@ -77,7 +77,7 @@ impl Lifetime {
             IDLE_S.map(Duration::from_secs).into_iter().filter(|idle| *idle < longest).collect()
         };
         idle.push(longest);
-        let probe = |idle| Probe { idle, state: State::Opening, begun: now, sent: 0 };
+        let probe = |idle| Probe { idle, state: State::Opening, started: now, sent: 0 };
         Self { server, probes: idle.into_iter().map(probe).collect(), id_base: id }
     }
 
@@ -101,7 +101,7 @@ impl Lifetime {
         for index in 0..asker {
             let probe = &self.probes[index];
             let (since, port) = match probe.state {
-                State::Opening => (probe.begun, None),
+                State::Opening => (probe.started, None),
                 State::Asking(since, port) => (since, Some(port)),
                 _ => continue,
             };
@@ -128,7 +128,7 @@ impl Lifetime {
         let due = |probe: &Probe| {
             let next = |since| since + SENT_AT.get(probe.sent).copied().unwrap_or(PATIENCE);
             match probe.state {
-                State::Opening => Some(next(probe.begun)),
+                State::Opening => Some(next(probe.started)),
                 State::Idle(since, _) => Some(since + probe.idle),
                 State::Asking(since, _) => Some(next(since)),
                 _ => None,
@@ -142,9 +142,9 @@ impl Lifetime {
         let broken = self.is_broken();
         for probe in &mut self.probes {
             match probe.state {
-                // What does not work at once will not work later: nothing more is waited for.
+                // A path that fails without idle time will not work later: stop waiting.
                 State::Opening | State::Idle(..) if broken => probe.state = State::Failed,
-                State::Opening if now >= probe.begun + PATIENCE => probe.state = State::Failed,
+                State::Opening if now >= probe.started + PATIENCE => probe.state = State::Failed,
                 State::Idle(since, port) if now >= since + probe.idle => {
                     probe.state = State::Asking(now, port);
                     probe.sent = 0;
@@ -155,7 +155,7 @@ impl Lifetime {
         }
     }
 
-    /// Whether the way does not work at all: not even without any idle time.
+    /// Whether the path does not work at all, not even without idle time.
     fn is_broken(&self) -> bool {
         matches!(self.probes.first().map(|probe| probe.state), Some(State::Gone | State::Failed))
     }

@@ -11,8 +11,8 @@ use crate::nat::{Behaviour, Ports};
 use Behaviour::{AddressAndPortDependent as Apd, EndpointIndependent as Ei};
 
 fn find(middlebox: &Middlebox, servers: Servers, asked: &[&str]) -> (Findings, Duration) {
-    let begun = Instant::now();
-    let mut now = begun;
+    let started = Instant::now();
+    let mut now = started;
     let mut network = Network::new(middlebox.clone(), servers, SOCKETS, now);
     let asked: Vec<SocketAddr> = asked.iter().map(|server| server.parse().unwrap()).collect();
     let mut discovery = Discovery::new(&asked, 7, now);
@@ -30,7 +30,7 @@ fn find(middlebox: &Middlebox, servers: Servers, asked: &[&str]) -> (Findings, D
         }
         discovery.handle_timeout(now);
     }
-    (discovery.findings(), now - begun)
+    (discovery.findings(), now - started)
 }
 
 fn nat(mapping: Behaviour, filtering: Behaviour) -> Middlebox {
@@ -45,8 +45,8 @@ fn every_mapping_and_filtering_is_named_also_when_packets_are_lost() {
             for lose_every in [usize::MAX, 7, 3] {
                 let nat = Middlebox { lose_every, ..nat(mapping, filtering) };
                 let (found, took) = find(&nat, Servers::Full, &[PRIMARY]);
-                let told = (found.mapping.exact(), found.filtering.exact());
-                assert_eq!(told, (Some(mapping), Some(filtering)), "loss {lose_every}: {found:?}");
+                let exact = (found.mapping.exact(), found.filtering.exact());
+                assert_eq!(exact, (Some(mapping), Some(filtering)), "loss {lose_every}: {found:?}");
                 assert_eq!(found.translated, Some(true));
                 assert_eq!(found.filtering_test.obstacle(), None);
                 assert!(took < Duration::from_secs(9), "{took:?}");
@@ -127,8 +127,8 @@ fn hairpinning_and_ports_are_seen() {
 }
 
 fn lifetime(timeout: u64, longest: u64, servers: Servers) -> (Lives, Duration) {
-    let begun = Instant::now();
-    let mut now = begun;
+    let started = Instant::now();
+    let mut now = started;
     let nat = Middlebox { timeout: Duration::from_secs(timeout), lose_every: 9, ..nat(Apd, Apd) };
     let server = PRIMARY.parse().unwrap();
     let mut lifetime = Lifetime::new(server, Duration::from_secs(longest), 3, now);
@@ -144,7 +144,7 @@ fn lifetime(timeout: u64, longest: u64, servers: Servers) -> (Lives, Duration) {
         }
         lifetime.handle_timeout(now);
     }
-    (lifetime.result(), now - begun)
+    (lifetime.result(), now - started)
 }
 
 #[test]
@@ -157,5 +157,5 @@ fn the_lifetime_lies_between_two_idle_times() {
     assert!(took < s(64), "{took:?}");
     let (unknown, took) = lifetime(300, 300, Servers::Plain);
     assert_eq!(unknown, Lives::Unknown);
-    assert!(took < s(6), "it ends at once: {took:?}");
+    assert!(took < s(6), "it ends immediately: {took:?}");
 }

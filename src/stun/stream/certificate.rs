@@ -1,5 +1,5 @@
 //! Verifies the certificate that a server presents: by a chain to a known CA (RFC 5280 §6), or by
-//! the fingerprint of its certificate (a pin), where there is no CA to ask.
+//! the fingerprint of its certificate (a pin), without a CA.
 
 use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
@@ -16,7 +16,7 @@ use rustls::{
 use sha2::{Digest, Sha256};
 
 /// A name no certificate is for (RFC 6761 §6.4).
-const NOBODY: &str = "nobody.invalid";
+const UNKNOWN: &str = "unknown.invalid";
 
 /// SHA-256 of a certificate's DER, as `openssl x509 -fingerprint -sha256` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -65,12 +65,12 @@ impl FromStr for Fingerprint {
 /// The names and addresses a certificate is for; empty when it cannot be read.
 #[must_use]
 pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
-    let (Ok(parsed), Ok(nobody)) =
-        (ParsedCertificate::try_from(certificate), ServerName::try_from(NOBODY))
+    let (Ok(parsed), Ok(unknown)) =
+        (ParsedCertificate::try_from(certificate), ServerName::try_from(UNKNOWN))
     else {
         return Vec::new();
     };
-    match verify_server_name(&parsed, &nobody) {
+    match verify_server_name(&parsed, &unknown) {
         Err(Error::InvalidCertificate(CertificateError::NotValidForNameContext {
             presented,
             ..

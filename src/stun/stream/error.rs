@@ -1,4 +1,4 @@
-//! Why there is no connection to a server over TCP or TLS, and what to try.
+//! Why connecting to a server over TCP or TLS failed, and what to try.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -6,7 +6,7 @@ use rustls::CertificateError;
 
 use super::certificate::{Presented, Wrong, plain};
 
-/// Why there is no connection.
+/// Why connecting failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DialError {
     /// Nothing listens there.

@@ -42,8 +42,8 @@ const USABLE_FORMATS: [FrameFormat; 6] = [
     FrameFormat::GRAY,
 ];
 
-/// Timestamps that make a frame older than this are not believed.
-const BELIEVED: Duration = Duration::from_secs(10);
+/// Timestamps that make a frame older than this are ignored.
+const PLAUSIBLE_AGE: Duration = Duration::from_secs(10);
 
 /// An open camera that delivers frames.
 struct NokhwaStream {
@@ -112,11 +112,11 @@ fn age(buffer: &Buffer) -> Duration {
         .capture_timestamp()
         .and_then(|since| SystemTime::UNIX_EPOCH.checked_add(since))
         .and_then(|at| SystemTime::now().duration_since(at).ok())
-        .filter(|age| *age < BELIEVED)
+        .filter(|age| *age < PLAUSIBLE_AGE)
         .unwrap_or_default()
 }
 
-/// Tells the kinds of failure apart that have a remedy of their own.
+/// Distinguishes the kinds of failure that have a remedy of their own.
 fn classify(index: u32, error: &NokhwaError) -> SourceError {
     let cause = error.to_string();
     let says = |words: &[&str]| words.iter().any(|word| cause.contains(word));
@@ -149,10 +149,10 @@ fn query() -> Result<Vec<(u32, CameraInfo)>, SourceError> {
 fn ask_for_access() {
     #[cfg(target_os = "macos")]
     {
-        let (tell, told) = std::sync::mpsc::channel();
-        nokhwa::nokhwa_initialize(move |allowed| drop(tell.send(allowed)));
+        let (answer, answered) = std::sync::mpsc::channel();
+        nokhwa::nokhwa_initialize(move |allowed| drop(answer.send(allowed)));
         // Without an answer the listing fails by itself, with a message.
-        let _ = told.recv_timeout(Duration::from_mins(1));
+        let _ = answered.recv_timeout(Duration::from_mins(1));
     }
 }
 

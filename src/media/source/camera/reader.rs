@@ -1,8 +1,8 @@
 //! The thread that reads a camera, and what it shares with its user.
 //!
-//! Drivers queue frames: a camera that is read only now and then hands out old ones. So the thread
-//! takes every frame as it comes and keeps the newest. When the camera fails, the thread opens it anew,
-//! with growing pauses, also when it comes back under another index.
+//! Drivers queue frames: a camera that is read only occasionally returns old ones. So the thread
+//! takes every frame as it arrives and keeps the newest. When the camera fails, the thread reopens it,
+//! with growing pauses, even if it comes back under another index.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -17,7 +17,7 @@ use super::{
     system,
 };
 
-/// Pauses between attempts to open the camera anew.
+/// Pauses between attempts to reopen the camera: minimum and maximum.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 
 /// What the thread and its user share.
@@ -30,17 +30,17 @@ pub(super) struct Shared {
 /// How the camera is doing.
 #[derive(Default)]
 pub(super) struct State {
-    /// The newest frame, until somebody takes it.
+    /// The newest frame, until it is taken.
     pub(super) newest: Option<Arrived>,
-    /// Frames that came.
+    /// Number of frames received.
     pub(super) frames: u64,
-    /// Why there are no frames, until there are some or somebody takes it.
+    /// Why there are no frames, until a frame arrives or the error is taken.
     pub(super) failure: Option<SourceError>,
-    /// Index of the camera, once it was opened or when it was asked for.
+    /// Index of the camera, once it is open or if one was requested.
     pub(super) index: u32,
     /// Name and format of the open camera.
     pub(super) description: String,
-    /// Tells the thread to end.
+    /// Asks the thread to end.
     pub(super) stop: bool,
 }
 
@@ -142,7 +142,7 @@ fn read(spec: CameraSpec, wanted: Wanted, shared: &Shared) {
     }
 }
 
-/// Opens the camera and takes frames until it fails (`Err`) or nobody wants them (`Ok`).
+/// Opens the camera and takes frames until it fails (`Err`) or is asked to stop (`Ok`).
 fn read_until_it_fails(
     spec: CameraSpec,
     wanted: Wanted,

@@ -65,13 +65,13 @@ pub(super) struct RawFrame {
 
 /// An open camera.
 pub(super) trait Stream {
-    /// Name and format, for people.
+    /// Name and format, human-readable.
     fn describe(&self) -> String;
 
     /// Waits for the next frame, at most [`FIRST_FRAME`] where the system allows it. `spare` is memory
-    /// to put it into.
+    /// to store it in.
     ///
     /// # Errors
-    /// There is none. The camera has to be opened anew.
+    /// No frame arrives. The camera has to be reopened.
     fn next(&mut self, spare: Vec<u8>) -> Result<RawFrame, SourceError>;
 }

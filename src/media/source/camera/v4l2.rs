@@ -32,11 +32,11 @@ use super::{
     stream::{Device, FIRST_FRAME, RawFrame, Stream, USUAL_SIZE, Wanted},
 };
 
-/// Buffers asked for: what V4L2 programs usually take.
+/// Number of buffers to request: what V4L2 programs usually use.
 const BUFFERS: u32 = 4;
-/// Longest wait for a frame once there was one, besides the frame interval.
+/// Maximum wait for a frame after the first one, in addition to the frame interval.
 const STALLED: Duration = Duration::from_secs(2);
-/// The interval named for a camera that does not say any.
+/// The interval assumed for a camera that does not report one.
 const UNKNOWN_INTERVAL: (u32, u32) = (1, 30);
 
 /// An open camera that delivers frames.
@@ -96,8 +96,8 @@ impl Stream for V4l2Stream {
 
     fn next(&mut self, mut spare: Vec<u8>) -> Result<RawFrame, SourceError> {
         let index = self.index;
-        let begun = Instant::now();
-        let silent = || SourceError::CameraSilent { index, waited_s: begun.elapsed().as_secs() };
+        let started = Instant::now();
+        let silent = || SourceError::CameraSilent { index, waited_s: started.elapsed().as_secs() };
         let meta = loop {
             let operation = if self.started { "VIDIOC_DQBUF" } else { "VIDIOC_STREAMON" };
             let (data, meta) = self.stream.next().map_err(|error| match error.kind() {
@@ -111,7 +111,7 @@ impl Stream for V4l2Stream {
                 spare.extend_from_slice(&data[..used.min(data.len())]);
                 break *meta;
             }
-            if begun.elapsed() > FIRST_FRAME {
+            if started.elapsed() > FIRST_FRAME {
                 return Err(silent());
             }
         };
@@ -149,7 +149,7 @@ fn age(meta: &Metadata) -> Duration {
     now.saturating_sub(Duration::from(meta.timestamp))
 }
 
-/// Tells the kinds of failure apart that have a remedy of their own.
+/// Distinguishes the kinds of failure that have a remedy of their own.
 fn failure(index: u32, operation: &str, error: &io::Error) -> SourceError {
     match Errno::from_io_error(error) {
         Some(Errno::BUSY) => {

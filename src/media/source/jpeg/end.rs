@@ -3,7 +3,7 @@
 use super::marker;
 
 /// Walks the marker segments of one picture up to its end-of-image marker. Thumbnails lie in segments,
-/// so their markers are passed over. Each byte is looked at once, however often the walk goes on.
+/// so their markers are skipped. Each byte is examined only one time, however often the walk resumes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Walk {
     /// Everything before this was walked; may lie beyond what has arrived.

@@ -1,10 +1,10 @@
 //! Huffman codes of JPEG (ITU-T T.81 annex C, §F.2.2) and the bits of a scan.
 
-/// A Huffman table, as a DHT segment has it and as it is looked up.
+/// A Huffman table, as stored in a DHT segment and as a lookup table.
 pub(super) struct Huffman {
     /// `BITS` and `HUFFVAL`: codes of each length from 1 to 16, then their symbols (§B.2.4.2).
     pub(super) spec: Vec<u8>,
-    /// By the next 16 bits: length of the code and its symbol; length 0 where there is no code.
+    /// Indexed by the next 16 bits: length of the code and its symbol; length 0 if there is no code.
     codes: Vec<(u8, u8)>,
 }
 

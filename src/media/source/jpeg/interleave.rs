@@ -30,7 +30,7 @@ const DC_CODES: [(u32, u32); 12] = [
     (0b1_1111_1110, 9),
 ];
 
-/// What a component needs besides its blocks, as its scan had it.
+/// The tables of a component, as they were in its scan.
 #[derive(Clone)]
 pub(super) struct ComponentTables<'a> {
     /// Its quantization table: precision (0 or 1) and the values, as in a DQT segment.

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::media::source::SourceError;
 
-/// Bytes read at once.
+/// Bytes per read.
 const CHUNK: usize = 1 << 16;
 
 /// Reads pictures from a stream.
@@ -50,7 +50,7 @@ impl<R: Read> JpegReader<R> {
     /// The next picture, which may lack its end; `None` at the end of the stream.
     ///
     /// # Errors
-    /// The stream cannot be read, or there is no end of a picture within the limit.
+    /// The stream cannot be read, or no picture ends within the limit.
     pub(in crate::media::source) fn next(&mut self) -> Result<Option<Bytes>, SourceError> {
         while let Some(after_other_data) = self.find_begin()? {
             let begin = self.position;
