@@ -1,7 +1,7 @@
 //! Evidence that a peer connection is alive, recorded where it is observed.
 //!
 //! ICE alone does not prove it: behind a live path DTLS, SCTP, SRTP or the crate's driver may be dead. The sockets,
-//! the RTP observer, the control channels and the driver's thread write to [`LivenessMonitor`]; [`Vitals`] is a
+//! the RTP observer, the control channels and the driver's thread write to `LivenessMonitor`; [`Vitals`] is a
 //! snapshot of it. `session::liveness` draws the conclusions.
 
 use std::{

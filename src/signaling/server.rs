@@ -2,7 +2,7 @@
 //!
 //! The upgrade is done by hand rather than by the web framework: a socket must answer an oversize
 //! message with 1009, bad UTF-8 with 1007 and a bad frame with 1002, and keep small buffers
-//! ([`super::websocket`]).
+//! ([`websocket`]).
 
 pub mod counters;
 pub(super) mod end;
