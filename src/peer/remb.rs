@@ -33,7 +33,7 @@ const STANDING: Duration = Duration::from_millis(60);
 const QUEUE: Duration = Duration::from_millis(25);
 
 /// A burst whose standing queue stays below this found none: the path may carry more.
-const NO_QUEUE: Duration = Duration::from_millis(12);
+const NO_QUEUE: Duration = Duration::from_millis(20);
 
 /// A packet that waits less found the queue empty.
 const EMPTY: f64 = 0.003;
@@ -206,7 +206,8 @@ impl Burst {
             self.packets.windows(2).map(|pair| pair[1].at - pair[0].at).collect();
         gaps.sort_unstable();
         let usual = bytes as f64 * 8.0 / rest.len() as f64 / gaps[gaps.len() / 2].as_secs_f64();
-        (usual < rate * EVEN && rate.is_finite()).then_some(rate)
+        // Where something else delayed them, most gaps are still those of the sender's pace: its estimate stays.
+        (usual < rate * EVEN && rate.is_finite()).then_some(rate.max(usual))
     }
 }
 
@@ -331,6 +332,20 @@ mod tests {
             path.keyframe(f64::from(nth) * 3.5, held);
         }
         assert_eq!(path.reports, 0);
+    }
+
+    /// A busy machine reads late now and then: the estimate of a slow path does not fall for it.
+    #[test]
+    fn stalls_do_not_lower_an_estimate_further() {
+        let mut path = Path::new(1e6, 1.5e6);
+        for nth in 0..40 {
+            let held = |packet: usize| match packet {
+                30..45 => 0.15 - (packet - 30) as f64 * 0.01,
+                _ => 0.0,
+            };
+            path.keyframe(60.0 + f64::from(nth) * 3.5, held);
+            assert!(path.estimate > 0.75e6, "keyframe {nth}: {}", path.estimate);
+        }
     }
 
     #[test]

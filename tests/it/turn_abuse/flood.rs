@@ -195,7 +195,7 @@ fn the_estimate_of_open_files_has_turn_in_it() {
         command.args(["-c", &line]).current_dir(dir.path()).env_clear().env("HOME", dir.path());
         command.stdin(Stdio::null());
         let server = follow(line, command);
-        let said = server.says("open files");
+        let said = server.says("open file limit");
         assert!(said.contains(needed), "{said}");
         server.kill();
     }
