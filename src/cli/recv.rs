@@ -88,6 +88,8 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
         timeout: connect.timeout,
         once: args.once,
     };
+    // From here on a signal ends it in order, also right after the first line it prints.
+    let shutdown = stop::shutdown_signal();
     let (lines, texts) = session_reporter::stdin_lines();
     let mut texts = network::link_lines(texts, gateway.clone(), output);
     let hello = json!({
@@ -124,7 +126,7 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
         }
     });
     let mut notify = |event| reporter_thread.send(event);
-    let result = receiver::run(config, stop::shutdown_signal(), &mut notify, &mut texts).await;
+    let result = receiver::run(config, shutdown, &mut notify, &mut texts).await;
     let mut reporter = reporter_thread.join().await;
     network::show_traffic(&mut reporter, gateway.as_deref());
     if let Some(viewer) = viewer {

@@ -33,8 +33,10 @@ static SHUTDOWN: Mutex<Option<watch::Receiver<bool>>> = Mutex::new(None);
 
 /// Completes at the first Ctrl-C, SIGTERM or SIGHUP. The next one, at least 0.1 s later, exits the process immediately
 /// with exit code 130, and so does a shutdown that exceeds [`SHUTDOWN_TIMEOUT`] after SIGTERM or SIGHUP.
-pub async fn shutdown_signal() {
-    first_signal(SHUTDOWN_TIMEOUT, true).await;
+///
+/// Signals are handled from the call on, not only while the future is polled.
+pub fn shutdown_signal() -> impl Future<Output = ()> {
+    first_signal(SHUTDOWN_TIMEOUT, true)
 }
 
 /// Like [`shutdown_signal`] for a command that needs `extra` time to shut down, and that handles SIGHUP itself. The
@@ -50,14 +52,17 @@ struct SignalPolicy {
     on_hangup: bool,
 }
 
-async fn first_signal(shutdown_timeout: Duration, on_hangup: bool) {
-    let never = match listen(shutdown_timeout, on_hangup) {
-        Some(mut shutdown) => shutdown.wait_for(|shutdown| *shutdown).await.is_err(),
-        None => true,
-    };
-    if never {
-        // Without the thread, the default action of the signal ends the process.
-        std::future::pending::<()>().await;
+fn first_signal(shutdown_timeout: Duration, on_hangup: bool) -> impl Future<Output = ()> {
+    let shutdown = listen(shutdown_timeout, on_hangup);
+    async move {
+        let never = match shutdown {
+            Some(mut shutdown) => shutdown.wait_for(|shutdown| *shutdown).await.is_err(),
+            None => true,
+        };
+        if never {
+            // Without the thread, the default action of the signal ends the process.
+            std::future::pending::<()>().await;
+        }
     }
 }
 
