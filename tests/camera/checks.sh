@@ -404,7 +404,7 @@ no_camera() {
     fails none.log orion-peer send --source camera
     expect 'source: no camera found' none.log
     timeout 60 orion-peer demo --count 1 --size 320x180 --out none >none.log 2>&1 || wrong "$(tail -n 5 none.log)"
-    expect 'no camera here: showing the test pattern' none.log
+    expect 'no camera found: sending the test pattern' none.log
 }
 
 # run NAME: the check in a shell of its own, on a camera just plugged in.
