@@ -1,4 +1,4 @@
-//! The signaling service: client, room, relay, and the bus between several nodes.
+//! Signaling: the client, the server, the rooms that relay messages, and the bus between nodes.
 
 pub mod bus;
 pub mod client;

@@ -1,8 +1,9 @@
-//! The room of one pair, sans-IO: who is in, what is held for whom, and what each event means.
+//! The room of one pair, sans-IO: the devices present, the messages held, and the response to each
+//! event.
 //!
-//! Every method returns the [`Action`]s to carry out, in order; nothing here knows a socket. Both
-//! devices offering at once (glare) needs no rule here: both offers are relayed, and the roles of
-//! `hello` decide between the clients.
+//! Every method returns the [`Action`]s to carry out, in order; this module does not access sockets.
+//! Concurrent offers (glare) need no rule here: both are relayed, and the clients resolve the
+//! conflict by the roles assigned in `hello`.
 
 mod remote;
 
@@ -18,10 +19,10 @@ use crate::{
     types::{ConnId, DeviceId, PairId},
 };
 
-/// One text frame; cloning shares it.
+/// One text frame; clones share the buffer.
 pub type Text = tokio_tungstenite::tungstenite::Utf8Bytes;
 
-/// What to do to a socket.
+/// A step for the caller to carry out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Queue a text frame, within the limits of the queue.
@@ -31,53 +32,53 @@ pub enum Action {
         /// The frame.
         text: Text,
     },
-    /// Queue a text frame that was held; the limits of the queue do not apply to it.
+    /// Queue a text frame that was held; it is exempt from the limits of the queue.
     Flush {
         /// The socket.
         to: ConnId,
         /// The frame.
         text: Text,
     },
-    /// Close the socket after what is queued.
+    /// Close the socket once its queue has been sent.
     Close {
         /// The socket.
         conn: ConnId,
         /// Close code.
         code: u16,
-        /// Close reason, for people.
+        /// Human-readable close reason.
         reason: &'static str,
     },
-    /// Ask something of the bus between the nodes.
+    /// Send a command to the bus between the nodes.
     Bus(Command),
-    /// Count something.
+    /// Count an event.
     Note(Note),
 }
 
-/// Something to be counted that the bus between the nodes brought about.
+/// An event to count that the bus between the nodes caused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Note {
-    /// A socket was closed, and why.
+    /// A socket was closed, with the cause.
     Closed(&'static str),
-    /// Something came for a socket that is gone.
+    /// A message arrived for a socket that no longer exists.
     Stray,
     /// The other device's node is gone.
     Unreachable,
 }
 
-/// What became of a relayed message.
+/// The outcome of relaying a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Relayed {
-    /// The other device is there.
+    /// Passed on: the other device is present.
     Delivered,
-    /// It waits for the other device.
+    /// Kept until the other device joins.
     Held,
-    /// The other device is away, and this message is not one to hold, or too much is held.
+    /// The other device is absent, and messages of this kind are not held or the limit is reached.
     Dropped,
-    /// The sender's socket was replaced meanwhile.
+    /// The sender's socket has been replaced.
     Stale,
 }
 
-/// A message to be relayed, told apart as far as holding it needs.
+/// The kind of a message to relay; it decides whether the message is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// `offer`
@@ -93,7 +94,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The kind of `body`; none when it is not relayed.
+    /// The kind of `body`; `None` if such messages are not relayed.
     #[must_use]
     pub fn of(body: &Body) -> Option<Self> {
         match body {
@@ -112,7 +113,7 @@ impl Kind {
 struct Seat {
     device: DeviceId,
     conn: ConnId,
-    /// Of its lease; 0 without a bus.
+    /// Epoch of its lease; 0 without a bus.
     epoch: u64,
     held: Held,
     place: Place,
@@ -124,23 +125,23 @@ impl Seat {
     }
 }
 
-/// Where the socket of a seat is.
+/// The node that has the socket of a seat.
 #[derive(Debug)]
 enum Place {
-    /// On this node.
+    /// This node.
     Here(Flight),
-    /// On another one.
+    /// Another node.
     There(Remote),
 }
 
-/// Messages of a socket of this node that the bus has not taken yet.
+/// Messages of a socket on this node that the bus has not accepted yet.
 #[derive(Debug, Default)]
 struct Flight {
     messages: usize,
     bytes: usize,
 }
 
-/// The other device on another node, and the messages between it and the device on this one.
+/// A device on another node, and counts of the messages exchanged with the device on this node.
 #[derive(Debug)]
 struct Remote {
     node: NodeId,
@@ -148,7 +149,7 @@ struct Remote {
     received: u64,
 }
 
-/// What a device sent before the other one came: the latest offer, and candidates.
+/// Messages sent before the other device joined: the latest offer, and candidates.
 #[derive(Debug, Default)]
 struct Held {
     texts: VecDeque<Text>,
@@ -160,7 +161,8 @@ struct Held {
 impl Held {
     fn offer(&mut self, text: Text, limits: &Limits) -> Relayed {
         if self.has_offer {
-            // Candidates that came before any offer belong to this one; later ones to the old.
+            // Candidates sent before any offer belong to the first offer. The ones held now belong
+            // to the offer that this one supersedes.
             *self = Self::default();
         }
         let kept = self.push(text, limits);
@@ -194,7 +196,7 @@ pub struct Room {
     limits: Arc<Limits>,
     ios: Option<Seat>,
     mac: Option<Seat>,
-    /// The latest epochs known of the phone and the Mac.
+    /// The latest known epochs of the phone and the Mac.
     latest: [u64; 2],
 }
 
@@ -205,7 +207,7 @@ impl Room {
         Self { pair, limits, ios: None, mac: None, latest: [0; 2] }
     }
 
-    /// Whether nobody is in.
+    /// Whether neither device is present.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ios.is_none() && self.mac.is_none()
@@ -230,20 +232,20 @@ impl Room {
         Action::Send { to: to.clone(), text }
     }
 
-    /// Says something to the device in `role`, if its socket is on this node.
+    /// Sends `body` to the device in `role` if its socket is on this node.
     fn say_here(&self, role: Role, body: Body) -> Option<Action> {
         let seat = self.seat(role).filter(|seat| seat.is_here())?;
         Some(self.say(&seat.conn, body))
     }
 
-    /// A socket came. An older one of the same device is replaced by it.
+    /// A socket joins. It replaces an older socket of the same device.
     pub fn join(&mut self, role: Role, device: &DeviceId, conn: &ConnId, exp: u64) -> Vec<Action> {
         let mut actions = self.unseat(role, LeaveReason::Replaced);
         actions.extend(self.take_seat(role, device, conn, exp, 0));
         actions
     }
 
-    /// Empties a seat whose device has a newer socket, or none any more.
+    /// Empties a seat whose device has a newer socket or no longer has any.
     fn unseat(&mut self, role: Role, reason: LeaveReason) -> Vec<Action> {
         let Some(old) = self.seat_mut(role).take() else { return Vec::new() };
         let mut actions = Vec::new();
@@ -258,7 +260,7 @@ impl Room {
         actions
     }
 
-    /// Seats a socket of this node on an empty seat.
+    /// Assigns an empty seat to a socket of this node.
     fn take_seat(
         &mut self,
         role: Role,
@@ -296,7 +298,7 @@ impl Room {
         actions
     }
 
-    /// A message to be relayed came on the socket `conn` of the device in `role`.
+    /// Handles a message to relay that arrived on the socket `conn` of the device in `role`.
     pub fn relay(
         &mut self,
         role: Role,
@@ -329,14 +331,14 @@ impl Room {
         (outcome, None)
     }
 
-    /// The socket `conn` of the device in `role` is gone. Nothing happens when a newer socket of
-    /// that device has taken over.
+    /// The socket `conn` of the device in `role` is gone. Does nothing if a newer socket of that
+    /// device has taken over.
     pub fn leave(&mut self, role: Role, conn: &ConnId, reason: LeaveReason) -> Option<Action> {
         let seat = self.seat_mut(role).take_if(|seat| seat.conn == *conn)?;
         self.tell_left(role, &seat.device, reason)
     }
 
-    /// The pair was revoked: both sockets go.
+    /// The pair was revoked: both sockets are closed.
     pub fn revoke(&mut self) -> Vec<Action> {
         let gone: Vec<(Role, Seat)> = [Role::Phone, Role::Mac]
             .into_iter()

@@ -1,4 +1,4 @@
-//! A room whose other device is on another node: what the bus tells, and what it is told.
+//! A room with one device on another node: handles messages from the bus and sends commands to it.
 
 use super::{Action, Flight, Held, Note, Place, Remote, Room, Seat, Text};
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     types::{ConnId, DeviceId},
 };
 
-/// Marks messages that are not listened to any more.
+/// Value of [`Remote::received`] after a gap: further messages are ignored.
 const DEAF: u64 = u64::MAX;
 
 fn index(role: Role) -> usize {
@@ -19,7 +19,7 @@ fn index(role: Role) -> usize {
 }
 
 impl Room {
-    /// The latest epoch known of the device in `role`.
+    /// The latest known epoch of the device in `role`.
     #[must_use]
     pub fn latest(&self, role: Role) -> u64 {
         self.latest[index(role)]
@@ -36,7 +36,7 @@ impl Room {
         self.seat(role).is_some_and(|seat| seat.is_here() && seat.conn == *conn)
     }
 
-    /// Sockets of this node.
+    /// The sockets on this node.
     pub fn here(&self) -> impl Iterator<Item = (Role, &ConnId)> {
         [Role::Phone, Role::Mac].into_iter().filter_map(|role| {
             let seat = self.seat(role).filter(|seat| seat.is_here())?;
@@ -44,7 +44,8 @@ impl Room {
         })
     }
 
-    /// The socket on another node of the device in `role`, and messages sent to it.
+    /// The socket of the device in `role` if it is on another node, and the number of messages sent
+    /// to it.
     #[must_use]
     pub fn there(&self, role: Role) -> Option<(&ConnId, u64)> {
         let seat = self.seat(role)?;
@@ -54,7 +55,7 @@ impl Room {
         }
     }
 
-    /// A socket of this node got its lease. `claimed` names no peer that is on this node, too.
+    /// A socket of this node has obtained its lease. `claimed` never contains a peer on this node.
     pub fn join_claimed(
         &mut self,
         role: Role,
@@ -70,7 +71,7 @@ impl Room {
         let mut actions = self.unseat(role, LeaveReason::Replaced);
         let other = role.other();
         match claimed.peer {
-            // What the claim saw is newer than all that was heard before.
+            // The answer to the claim is newer than any message received before it.
             Some(lease) if self.seat(other).is_none_or(|seat| seat.epoch < lease.epoch) => {
                 actions.extend(self.seat_there(other, lease));
             }
@@ -102,7 +103,7 @@ impl Room {
         actions
     }
 
-    /// The device in `role` came to another node. Nothing happens when that is no news.
+    /// The device in `role` joined on another node. Does nothing if that is already known.
     pub fn peer_joined(&mut self, role: Role, lease: Lease) -> Vec<Action> {
         if lease.epoch <= self.latest(role) {
             return Vec::new();
@@ -110,7 +111,7 @@ impl Room {
         self.seat_there(role, lease)
     }
 
-    /// The socket `conn` on another node of the device in `role` is gone.
+    /// The socket `conn` of the device in `role`, on another node, is gone.
     pub fn peer_left(&mut self, role: Role, conn: &ConnId, reason: LeaveReason) -> Vec<Action> {
         if self.there(role).is_none_or(|(there, _)| there != conn) {
             return Vec::new();
@@ -121,8 +122,8 @@ impl Room {
         self.unseat(role, reason)
     }
 
-    /// The node of the device in `role` is gone. Its lease goes, too: should the node be back, the
-    /// socket there must not go on as if nothing had been lost.
+    /// The node of the device in `role` is gone. Its lease is released as well: if the node returns,
+    /// the socket there must not continue as if no messages had been lost.
     pub fn peer_unreachable(&mut self, role: Role, conn: &ConnId) -> Vec<Action> {
         let mut actions = self.peer_left(role, conn, LeaveReason::Timeout);
         if !actions.is_empty() {
@@ -137,7 +138,7 @@ impl Room {
         actions
     }
 
-    /// A newer socket of the same device is on another node.
+    /// A newer socket of the same device joined on another node.
     pub fn kicked(&mut self, role: Role, conn: &ConnId) -> Vec<Action> {
         if !self.is_here(role, conn) {
             return Vec::new();
@@ -147,7 +148,7 @@ impl Room {
         actions
     }
 
-    /// Closes a socket of this node so that its client connects again.
+    /// Closes a socket of this node so that its client reconnects.
     #[must_use]
     pub fn interrupt(&self, conn: &ConnId, why: &'static str, reason: &'static str) -> [Action; 2] {
         let code = if why == "lost" { close::TRY_AGAIN_LATER } else { close::RESTART };
@@ -155,8 +156,8 @@ impl Room {
         [Action::Note(Note::Closed(why)), close]
     }
 
-    /// A message to the device in `role` from the other one, which is on another node. Its number
-    /// must be the next one.
+    /// Handles a relayed message or a message count from the device in `role`, which is on another
+    /// node. A gap in the sequence numbers closes the receiver's socket.
     pub fn heard(&mut self, envelope: Envelope) -> Vec<Action> {
         let Envelope { role, from, to, say, text, .. } = envelope;
         let seat = self.seat_mut(role).as_mut().filter(|seat| seat.conn == from);
@@ -175,12 +176,12 @@ impl Room {
             Say::Sync { seq } if seq == remote.received => Vec::new(),
             _ => {
                 remote.received = DEAF;
-                self.interrupt(&to, "gap", "messages between nodes were lost").into()
+                self.interrupt(&to, "gap", "messages between the nodes were lost").into()
             }
         }
     }
 
-    /// Passes a message of the device in `role` on to the other one's node.
+    /// Forwards a message from the device in `role` to the node of the other device.
     pub(super) fn forward(&mut self, role: Role, text: Text, held: bool) -> Option<Action> {
         let pair = self.pair.clone();
         let (own, peer) = match role {
@@ -199,7 +200,7 @@ impl Room {
         Some(Action::Bus(Command::Publish { node: remote.node.clone(), envelope }))
     }
 
-    /// The bus has taken a message of `bytes` bytes from the socket `conn`.
+    /// The bus has accepted a message of `bytes` bytes from the socket `conn`.
     pub fn taken(&mut self, role: Role, conn: &ConnId, bytes: usize) {
         let seat = self.seat_mut(role).as_mut().filter(|seat| seat.conn == *conn);
         if let Some(Seat { place: Place::Here(flight), .. }) = seat {
@@ -208,7 +209,8 @@ impl Room {
         }
     }
 
-    /// Whether so many messages of the socket `conn` wait for the bus that no more should be read.
+    /// Whether reading from the socket `conn` should pause because too many of its messages are
+    /// waiting for the bus.
     #[must_use]
     pub fn is_congested(&self, role: Role, conn: &ConnId) -> bool {
         let seat = self.seat(role).filter(|seat| seat.conn == *conn);
@@ -218,8 +220,8 @@ impl Room {
         2 * messages >= self.limits.queue_messages || 2 * bytes >= self.limits.queue_bytes
     }
 
-    /// A lease was to be renewed. `peer_epoch` is the latest epoch of the other device that was
-    /// known when that was asked for; `renewed` names no peer that is on this node, too.
+    /// Handles the answer to a renewal. `peer_epoch` is the latest epoch of the other device that
+    /// was known when the renewal was sent; `renewed` never contains a peer on this node.
     pub fn renewed(
         &mut self,
         role: Role,
@@ -237,7 +239,7 @@ impl Room {
                 self.interrupt(conn, "lease-lost", "this node lost the socket's lease").into()
             }
             (Own::Kept, Some(lease)) => self.peer_joined(other, lease),
-            // What came after the question is news that the answer does not know.
+            // A newer epoch was received after the renewal was sent; the answer predates it.
             (Own::Kept, None)
                 if self.there(other).is_some() && self.latest(other) == peer_epoch =>
             {

@@ -1,4 +1,4 @@
-//! What each event means to a room.
+//! The actions of a room for each event.
 
 use super::*;
 
@@ -15,7 +15,7 @@ fn relay(room: &mut Room, role: Role, conn: &str, kind: Kind, text: &str) -> Rel
     room.relay(role, &conn.into(), kind, text.into()).0
 }
 
-/// `conn: what` for each action, short enough to compare.
+/// Each action as a short text, `conn: action`, for comparison.
 fn shown(actions: &[Action]) -> Vec<String> {
     let show = |action: &Action| match action {
         Action::Send { to, text } => {
@@ -31,14 +31,14 @@ fn shown(actions: &[Action]) -> Vec<String> {
         }
         Action::Flush { to, text } => format!("{to}: held {text}"),
         Action::Close { conn, code, .. } => format!("{conn}: close {code}"),
-        Action::Bus(command) => panic!("there is no bus here: {command:?}"),
-        Action::Note(note) => panic!("there is no bus here: {note:?}"),
+        Action::Bus(command) => panic!("a room without a bus returned {command:?}"),
+        Action::Note(note) => panic!("a room without a bus returned {note:?}"),
     };
     actions.iter().map(show).collect()
 }
 
 #[test]
-fn the_phone_is_impolite_and_each_hears_of_the_other() {
+fn the_phone_is_impolite_and_each_device_is_notified_of_the_other() {
     let mut room = room();
     assert_eq!(join(&mut room, Role::Phone, "a"), ["a: hello polite=false peer=false"]);
     assert_eq!(join(&mut room, Role::Mac, "b"), ["b: hello polite=true peer=true", "a: joined b"]);
@@ -49,7 +49,7 @@ fn the_phone_is_impolite_and_each_hears_of_the_other() {
 }
 
 #[test]
-fn a_newer_socket_takes_over_and_the_old_ones_end_is_ignored() {
+fn a_newer_socket_takes_over_and_the_end_of_the_old_one_is_ignored() {
     let mut room = room();
     join(&mut room, Role::Phone, "a");
     join(&mut room, Role::Mac, "b");
@@ -83,7 +83,7 @@ fn the_latest_offer_and_its_candidates_are_held() {
 }
 
 #[test]
-fn candidates_before_the_first_offer_stay_before_it() {
+fn candidates_sent_before_the_first_offer_are_delivered_before_it() {
     let mut room = room();
     join(&mut room, Role::Phone, "a");
     relay(&mut room, Role::Phone, "a", Kind::Ice, "early");
@@ -92,7 +92,7 @@ fn candidates_before_the_first_offer_stay_before_it() {
 }
 
 #[test]
-fn holding_is_bounded_and_ends_with_the_offerer() {
+fn held_messages_are_limited_and_discarded_with_the_senders_socket() {
     let mut room = room();
     join(&mut room, Role::Phone, "a");
     relay(&mut room, Role::Phone, "a", Kind::Offer, "offer");
@@ -104,11 +104,11 @@ fn holding_is_bounded_and_ends_with_the_offerer() {
     assert_eq!(relay(&mut room, Role::Phone, "a", Kind::Offer, &big), Relayed::Held);
     assert_eq!(relay(&mut room, Role::Phone, "a", Kind::Ice, &big), Relayed::Dropped);
     join(&mut room, Role::Phone, "b");
-    assert_eq!(join(&mut room, Role::Mac, "c").len(), 2, "the new socket offered nothing");
+    assert_eq!(join(&mut room, Role::Mac, "c").len(), 2, "the new socket has not sent an offer");
 }
 
 #[test]
-fn bye_takes_a_held_offer_back() {
+fn bye_withdraws_a_held_offer() {
     let mut room = room();
     join(&mut room, Role::Phone, "a");
     relay(&mut room, Role::Phone, "a", Kind::Offer, "offer");
@@ -117,7 +117,7 @@ fn bye_takes_a_held_offer_back() {
 }
 
 #[test]
-fn state_is_for_a_peer_that_is_there() {
+fn state_is_relayed_only_to_a_present_peer() {
     let mut room = room();
     join(&mut room, Role::Phone, "a");
     relay(&mut room, Role::Phone, "a", Kind::Offer, "offer");
@@ -127,7 +127,7 @@ fn state_is_for_a_peer_that_is_there() {
 }
 
 #[test]
-fn revocation_tells_both_and_closes_both() {
+fn revocation_notifies_and_closes_both_sockets() {
     let mut room = room();
     join(&mut room, Role::Phone, "a");
     join(&mut room, Role::Mac, "b");
