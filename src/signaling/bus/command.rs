@@ -1,4 +1,4 @@
-//! What a node asks of the bus, and what the bus answers.
+//! Commands of a node to the bus, and the replies.
 
 use std::fmt;
 
@@ -9,13 +9,13 @@ use crate::{
     types::{ConnId, DeviceId, PairId},
 };
 
-/// One process of the server, from its start to its end.
+/// Identifies one process of the server, from its start to its end.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct NodeId(pub String);
 
 impl NodeId {
-    /// A new one, unlike all others.
+    /// A new, unique id.
     #[must_use]
     pub fn random() -> Self {
         Self(uuid::Uuid::new_v4().to_string())
@@ -28,7 +28,7 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// Where a device's socket is.
+/// The location of a device's socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
     /// The node that has it.
@@ -37,11 +37,12 @@ pub struct Lease {
     pub conn: ConnId,
     /// The device.
     pub device: DeviceId,
-    /// When the socket came, µs since 1970 by the bus's clock, and more than that of the socket before.
+    /// Arrival time of the socket, µs since 1970 by the bus's clock; always greater than the epoch
+    /// of the socket it replaced.
     pub epoch: u64,
 }
 
-/// What is asked of the bus. Commands of one node are carried out in order.
+/// A command to the bus. The commands of one node are carried out in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Take the lease of a device for a new socket.
@@ -54,10 +55,10 @@ pub enum Command {
         device: DeviceId,
         /// The new socket.
         conn: ConnId,
-        /// When it came, µs since 1970 by the bus's clock.
+        /// Arrival time of the socket, µs since 1970 by the bus's clock.
         since: u64,
     },
-    /// Keep a lease, and look at that of the other device.
+    /// Renew a lease, and read the lease of the other device.
     Renew {
         /// The pair.
         pair: PairId,
@@ -65,14 +66,14 @@ pub enum Command {
         role: Role,
         /// The socket the lease is for.
         conn: ConnId,
-        /// The other device's socket on another node, as far as known.
+        /// The other device's socket, if known to be on another node.
         peer: Option<ConnId>,
-        /// Messages sent to it.
+        /// Number of messages sent to `peer`.
         sent: u64,
-        /// The latest epoch known of the other device.
+        /// The latest known epoch of the other device.
         peer_epoch: u64,
     },
-    /// Give a lease up, if it is still that of this socket.
+    /// Release a lease if this socket still has it.
     Release {
         /// The pair.
         pair: PairId,
@@ -80,22 +81,22 @@ pub enum Command {
         role: Role,
         /// The socket the lease was for.
         conn: ConnId,
-        /// What the other device is told.
+        /// The reason reported to the other device.
         reason: LeaveReason,
     },
-    /// Send to a socket of another node.
+    /// Send a message to a socket of another node.
     Publish {
         /// The node.
         node: NodeId,
-        /// What to send.
+        /// The message.
         envelope: Envelope,
     },
-    /// Send a number to this node itself, and tell the time.
+    /// Send a number to this node itself, and return the bus's time.
     Echo(u64),
 }
 
 impl Command {
-    /// The pair and the socket of this node that the answer matters to.
+    /// The pair and the socket of this node that the reply concerns.
     #[must_use]
     pub fn subject(&self) -> Option<(&PairId, &ConnId)> {
         match self {
@@ -106,12 +107,12 @@ impl Command {
     }
 }
 
-/// What became of a [`Command`].
+/// The reply to a [`Command`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
     /// [`Command::Claim`]
     Claimed(Claimed),
-    /// [`Command::Claim`]: the device has a lease for a socket that came later.
+    /// [`Command::Claim`]: the device has a lease for a socket that arrived later.
     Late,
     /// [`Command::Renew`]
     Renewed(Renewed),
@@ -119,35 +120,35 @@ pub enum Reply {
     Done,
     /// [`Command::Echo`]: µs since 1970 by the bus's clock.
     Time(u64),
-    /// [`Command::Publish`]: how many nodes got it; none when the node is gone.
+    /// [`Command::Publish`]: the number of nodes that received the message; 0 if the node is gone.
     Published(u64),
 }
 
-/// A lease was taken.
+/// A lease that was obtained.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claimed {
-    /// Its epoch.
+    /// The epoch of the lease.
     pub epoch: u64,
     /// The other device's lease.
     pub peer: Option<Lease>,
 }
 
-/// What became of a renewal.
+/// The outcome of a renewal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Renewed {
-    /// The lease that was to be renewed.
+    /// The state of the lease to renew.
     pub own: Own,
-    /// The other device's lease, when the own one was kept.
+    /// The other device's lease, if the own lease was kept.
     pub peer: Option<Lease>,
 }
 
-/// A lease that was to be renewed.
+/// The state of a lease to renew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Own {
-    /// It was.
+    /// It was renewed.
     Kept,
     /// A newer socket has it.
     Taken,
-    /// It ran out, or Redis lost it.
+    /// It expired, or Redis lost it.
     Absent,
 }

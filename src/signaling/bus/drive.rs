@@ -1,5 +1,5 @@
-//! The task between the rooms and Redis: carries commands out in order, hands on what comes, and
-//! connects again.
+//! The task between the rooms and Redis: sends commands in order, delivers received messages, and
+//! reconnects.
 
 use std::{
     pin::Pin,
@@ -27,21 +27,21 @@ use crate::{
     },
 };
 
-/// Between looks at the clock.
+/// Interval between checks of the timers.
 const TICK: Duration = Duration::from_millis(250);
 
-/// Between looks for leases that are to be renewed.
+/// Interval between searches for leases that are due for renewal.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Between attempts to connect.
+/// Delay between attempts to connect.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// Commands sent together, at most.
+/// Maximum number of commands sent together.
 const BATCH: usize = 64;
 
 type Batch = Pin<Box<dyn Future<Output = Result<Vec<(Command, Reply)>, String>> + Send>>;
 
-/// Runs until it is dropped.
+/// Runs until the future is dropped.
 pub(in crate::signaling) async fn drive(
     shared: Arc<Shared>,
     link: Arc<Link>,
@@ -59,9 +59,9 @@ pub(in crate::signaling) async fn drive(
                 complained = false;
                 let why = driver.serve(connected, &mut commands, &mut ticks).await;
                 driver.disconnect(&mut commands);
-                tracing::warn!(bus = config.address(), why, "the bus between the nodes is away");
+                tracing::warn!(bus = config.address(), why, "connection to the bus lost");
             }
-            // Once, not four times a second.
+            // Logged once, not four times a second.
             Err(error) if !std::mem::replace(&mut complained, true) => tracing::warn!(%error),
             Err(_) => {}
         }
@@ -75,7 +75,7 @@ struct Driver {
     health: Health,
     /// Whether the bus was up before.
     was_up: bool,
-    /// When leases were last looked through.
+    /// Time of the last search for leases to renew.
     looked: Instant,
 }
 
@@ -105,7 +105,7 @@ impl Driver {
         }
     }
 
-    /// Serves one connection to its end; returns why it ended.
+    /// Serves one connection until it ends; returns the cause.
     async fn serve(
         &mut self,
         mut connected: Connected,
@@ -120,9 +120,10 @@ impl Driver {
         loop {
             tokio::select! {
                 biased;
-                // First: a node that was stopped must not act on what came meanwhile.
+                // First: a node that was stopped must not act on messages that arrived while it
+                // was stopped.
                 _ = ticks.tick() => if !self.tick() {
-                    return "it does not answer".to_owned();
+                    return "the bus does not answer".to_owned();
                 },
                 Some(done) = &mut running, if busy > 0 => {
                     self.link.finished(std::mem::take(&mut busy));
@@ -134,7 +135,7 @@ impl Driver {
                 message = connected.messages.next() => match message {
                     Some(message) => {
                         self.heard(message.get_payload_bytes());
-                        // A burst must not fill a socket's queue before its task had its turn.
+                        // A burst must not fill a socket's queue before the socket's task has run.
                         tokio::task::yield_now().await;
                     }
                     None => return "the subscription was closed".to_owned(),
@@ -158,7 +159,7 @@ impl Driver {
         self.link.fail_claims();
     }
 
-    /// A look at the clock; false when the connection is to be given up.
+    /// Checks the timers; false if the connection is to be abandoned.
     fn tick(&mut self) -> bool {
         let now = Instant::now();
         match self.health.tick(now) {
@@ -166,7 +167,7 @@ impl Driver {
             Judged::Hung => return false,
             Judged::Lost => {
                 let silence = self.health.silence(now).as_secs();
-                tracing::error!(silence, "the bus between the nodes is lost: sockets are closed");
+                tracing::error!(silence, "no answer from the bus: closing all sockets");
                 if self.link.state() == BusState::Up {
                     self.link.set_state(BusState::Connected);
                 }
@@ -202,7 +203,7 @@ impl Driver {
                 }
             }
             Heard::Envelope(envelope) => self.received(envelope),
-            Heard::Unknown => tracing::debug!("something else came over the bus"),
+            Heard::Unknown => tracing::debug!("unknown message on the bus"),
         }
     }
 
@@ -215,7 +216,7 @@ impl Driver {
         }
         self.link.set_state(BusState::Up);
         let again = std::mem::replace(&mut self.was_up, true);
-        tracing::info!(node = %self.link.node, again, "the bus between the nodes is up");
+        tracing::info!(node = %self.link.node, again, "the bus is up");
     }
 
     fn received(&self, envelope: Envelope) {

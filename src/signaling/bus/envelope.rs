@@ -1,5 +1,5 @@
-//! What nodes tell each other, and how it is written: a line of JSON, then the client's text as it
-//! came. The scripts in `lua/` write the same line, with numbers as text, for Lua's have 53 bits.
+//! Messages between nodes, and their encoding: a line of JSON, then the client's text unchanged. The
+//! scripts in `lua/` write the same line. Numbers are written as text because Lua's have 53 bits.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,19 +11,19 @@ use crate::{
     types::{ConnId, DeviceId, PairId},
 };
 
-/// Something for a socket of another node.
+/// A message for a socket on another node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Envelope {
     /// The pair.
     pub pair: PairId,
-    /// Role of the device it is from or about.
+    /// Role of the device that the message is from or about.
     #[serde(with = "role_text")]
     pub role: Role,
-    /// The socket it is from or about.
+    /// The socket that the message is from or about.
     pub from: ConnId,
-    /// The socket it is for.
+    /// The socket that the message is for.
     pub to: ConnId,
-    /// What it says.
+    /// The content.
     #[serde(flatten)]
     pub say: Say,
     /// The client's text of [`Say::Relay`], unchanged.
@@ -31,13 +31,13 @@ pub struct Envelope {
     pub text: Text,
 }
 
-/// What an [`Envelope`] says.
+/// The content of an [`Envelope`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "t", rename_all = "lowercase")]
 pub enum Say {
-    /// The other device came.
+    /// The other device joined.
     Joined {
-        /// To this node.
+        /// The node on which it joined.
         node: NodeId,
         /// The device.
         device: DeviceId,
@@ -52,24 +52,24 @@ pub enum Say {
     },
     /// A newer socket of the same device took over.
     Kick,
-    /// So many messages were sent to this socket.
+    /// The number of messages sent to this socket so far.
     Sync {
-        /// How many.
+        /// The sequence number of the last message.
         #[serde(with = "number_text")]
         seq: u64,
     },
-    /// A message of the other device.
+    /// A message from the other device.
     Relay {
-        /// Its number, from 1.
+        /// Its sequence number, from 1.
         #[serde(with = "number_text")]
         seq: u64,
-        /// Whether it was held until this socket came.
+        /// Whether it was held until this socket joined.
         held: bool,
     },
 }
 
 impl Envelope {
-    /// As it goes over the bus.
+    /// Encodes the envelope for the bus.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = serde_json::to_vec(self).expect("an envelope holds only JSON values");
@@ -80,7 +80,7 @@ impl Envelope {
         bytes
     }
 
-    /// Reads what came over the bus; none when it is not an envelope.
+    /// Decodes a message from the bus; `None` if it is not an envelope.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes).ok()?;
@@ -90,7 +90,7 @@ impl Envelope {
     }
 }
 
-/// A role as it stands in keys and envelopes.
+/// A role as written in keys and envelopes.
 #[must_use]
 pub(super) fn role_word(role: Role) -> &'static str {
     match role {
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_comes_out_as_it_went_in() {
+    fn a_text_is_unchanged_after_encoding_and_decoding() {
         for text in ["{\"t\":\"offer\",\n \"sdp\":\"v=0\\r\\n\"}\n\n", "\u{1f980}\u{0}", "{}"] {
             let envelope = Envelope {
                 pair: "a pair\nin two lines".into(),
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_scripts_write_is_read() {
+    fn messages_of_the_scripts_are_parsed() {
         let written = r#"{"t":"joined","pair":"p","role":"mac","from":"c","to":"d","node":"n","device":"mac","epoch":"1790000000000001"}"#;
         let envelope = Envelope::parse(written.as_bytes()).unwrap();
         let (node, device) = (NodeId("n".into()), "mac".into());

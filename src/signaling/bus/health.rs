@@ -1,35 +1,35 @@
-//! Whether a node may trust its leases: by echoes it sends to itself through the bus.
+//! Decides whether a node may trust its leases, from echoes that it sends to itself over the bus.
 
 use std::time::{Duration, Instant};
 
 use super::{Command, ECHO_EVERY, HUNG_AFTER, LOST_AFTER};
 
-/// What a look at the clock found.
+/// The result of a [`Health::tick`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Judged {
-    /// All is well, or known to be bad; an echo may be due.
+    /// No change; contains an echo if one is due.
     Same(Option<Command>),
-    /// No echo comes back: the connection is to be made anew.
+    /// The echo timed out: reconnect.
     Hung,
-    /// There was none for so long that every socket must go. Said once.
+    /// No echo for so long that every socket must be closed. Reported once.
     Lost,
 }
 
-/// Echoes sent and returned.
+/// The state of the bus, as derived from the echoes.
 #[derive(Debug)]
 pub struct Health {
     connected: bool,
     up: bool,
-    /// Whether sockets may live: from the first echo until [`Judged::Lost`].
+    /// Whether leases are trusted: from the first echo until [`Judged::Lost`].
     trusted: bool,
-    /// When the latest echo that returned was sent.
+    /// Send time of the latest echo that returned.
     confirmed: Instant,
     latest: u64,
     waiting: Option<(u64, Instant)>,
 }
 
 impl Health {
-    /// Of a node that is not connected yet.
+    /// The state of a node that is not connected yet.
     #[must_use]
     pub fn new(now: Instant) -> Self {
         Self {
@@ -48,13 +48,13 @@ impl Health {
         self.up
     }
 
-    /// Connected and subscribed; the first echo is to be sent.
+    /// The node is connected and subscribed; returns the first echo to send.
     pub fn connected(&mut self, now: Instant) -> Command {
         self.connected = true;
         self.echo(now)
     }
 
-    /// The connection is lost, or was given up.
+    /// The connection was lost or abandoned.
     pub fn disconnected(&mut self) {
         self.connected = false;
         self.up = false;
@@ -67,7 +67,7 @@ impl Health {
         Command::Echo(self.latest)
     }
 
-    /// An echo returned; true when the bus is up by it, and was not.
+    /// An echo returned; true if it changed the state of the bus to up.
     pub fn echoed(&mut self, number: u64) -> bool {
         match self.waiting {
             Some((waiting, sent)) if waiting == number => {
@@ -80,7 +80,7 @@ impl Health {
         }
     }
 
-    /// A look at the clock.
+    /// Checks the timers.
     pub fn tick(&mut self, now: Instant) -> Judged {
         let since = |then: Instant| now.saturating_duration_since(then);
         if self.trusted && since(self.confirmed) >= LOST_AFTER {
@@ -97,7 +97,7 @@ impl Health {
         }
     }
 
-    /// How long ago the bus last answered.
+    /// Time since the latest echo that returned was sent.
     #[must_use]
     pub fn silence(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.confirmed)
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bus_that_is_silent_is_given_up_and_then_lost_once() {
+    fn a_silent_bus_is_hung_and_then_reported_lost_once() {
         let start = Instant::now();
         let mut health = Health::new(start);
         assert_eq!(health.connected(start), Command::Echo(1));
@@ -121,7 +121,7 @@ mod tests {
         assert!(health.echoed(1) && health.is_up());
         assert_eq!(health.tick(start), Judged::Same(None));
         assert_eq!(health.tick(start + s(1)), Judged::Same(Some(Command::Echo(2))));
-        assert!(!health.echoed(1), "an old one is no answer");
+        assert!(!health.echoed(1), "an old echo does not count");
         assert_eq!(health.tick(start + s(3)), Judged::Same(None));
         assert_eq!(health.tick(start + s(4)), Judged::Hung);
         health.disconnected();
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_break_loses_nothing_and_a_stopped_node_everything() {
+    fn leases_survive_a_short_break_but_not_a_stopped_node() {
         let start = Instant::now();
         let mut health = Health::new(start);
         health.connected(start);
@@ -141,7 +141,7 @@ mod tests {
         assert!(health.echoed(2), "it is up again");
         assert_eq!(health.tick(start + s(6)), Judged::Same(Some(Command::Echo(3))));
         health.echoed(3);
-        assert_eq!(health.tick(start + s(60)), Judged::Lost, "a minute between two looks");
+        assert_eq!(health.tick(start + s(60)), Judged::Lost, "a minute between two ticks");
         assert!(!health.is_up());
     }
 }

@@ -1,4 +1,4 @@
-//! What sockets and the task of the bus share: the queue of commands, the state, the counters.
+//! State shared by the sockets and the task of the bus: command queue, bus state, counters.
 
 use std::{
     collections::HashMap,
@@ -20,18 +20,18 @@ use crate::{
     types::ConnId,
 };
 
-/// Between looks, at the start and at the end of a server.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Interval between checks while a server waits, at its start and end.
+const CHECK_EVERY: Duration = Duration::from_millis(10);
 
-/// How many looks.
-const LOOKS: u32 = 100;
+/// Maximum number of checks.
+const CHECKS: u32 = 100;
 
-async fn patiently(done: impl Fn() -> bool) {
-    for _ in 0..LOOKS {
+async fn wait_until(done: impl Fn() -> bool) {
+    for _ in 0..CHECKS {
         if done() {
             return;
         }
-        sleep(LOOK_EVERY).await;
+        sleep(CHECK_EVERY).await;
     }
 }
 
@@ -40,20 +40,20 @@ async fn patiently(done: impl Fn() -> bool) {
 pub enum BusState {
     /// Not connected.
     Down,
-    /// Connected, and no echo yet.
+    /// Connected, but no echo has returned yet.
     Connected,
     /// Sockets may join.
     Up,
 }
 
-/// What was counted of the bus.
+/// Counters of the bus.
 #[derive(Debug)]
 pub struct BusCounters {
-    /// Messages to and from other nodes; `stray` came for a socket that is gone.
+    /// Messages to and from other nodes; `stray` ones arrived for a socket that no longer exists.
     pub messages: Family,
     /// Sockets closed because of the bus: `gap`, `takeover`, `late`, `lease-lost`, `break`, `lost`.
     pub closed: Family,
-    /// Peers given up because their node is gone.
+    /// Peers dropped because their node is gone.
     pub unreachable: AtomicU64,
     /// Connections to the bus that broke.
     pub broken: AtomicU64,
@@ -70,19 +70,19 @@ impl Default for BusCounters {
     }
 }
 
-/// The way from the sockets to the bus.
+/// Passes commands from the sockets to the task of the bus.
 #[derive(Debug)]
 pub(in crate::signaling) struct Link {
     pub(in crate::signaling) node: NodeId,
     pub(in crate::signaling) counters: BusCounters,
-    /// Short, as each socket has few commands under way: see `SharedRoom::is_congested`.
+    /// Stays short, because each socket has few commands pending: see `Room::is_congested`.
     commands: mpsc::UnboundedSender<Command>,
     state: AtomicU8,
-    /// Commands queued and not yet carried out.
+    /// Number of commands not yet carried out.
     unfinished: AtomicUsize,
-    /// The bus's clock, µs since 1970, at a moment here.
+    /// The bus's clock, µs since 1970, and the local time at which it was read.
     time: Mutex<Option<(u64, Instant)>>,
-    /// Who waits for a seat.
+    /// Sockets that wait for a seat.
     claims: Mutex<HashMap<ConnId, oneshot::Sender<()>>>,
 }
 
@@ -109,18 +109,19 @@ impl Link {
         }
     }
 
-    /// Whether sockets may join. A node that was stopped has not looked at the clock yet.
+    /// Whether sockets may join. The age of the time is checked too, because a node that was stopped
+    /// has not checked its timers yet.
     pub(in crate::signaling) fn is_up(&self) -> bool {
         let fresh = |(_, at): (u64, Instant)| at.elapsed() < LOST_AFTER;
         self.state() == BusState::Up && locked(&self.time).is_some_and(fresh)
     }
 
-    /// The bus told its time.
+    /// Records the time of the bus's clock at the local time `now`.
     pub(super) fn set_time(&self, time: u64, now: Instant) {
         *locked(&self.time) = Some((time, now));
     }
 
-    /// The bus's time at the moment `then`, µs since 1970; 0 before it told it.
+    /// The bus's time at the moment `then`, µs since 1970; 0 while it is unknown.
     pub(in crate::signaling) fn time_at(&self, then: Instant) -> u64 {
         let Some((time, at)) = *locked(&self.time) else { return 0 };
         let after = then.saturating_duration_since(at).as_micros() as u64;
@@ -132,8 +133,8 @@ impl Link {
         self.state.store(state as u8, Ordering::Release);
     }
 
-    /// Queues a command. While the bus is down it is dropped: what it would have done is made good
-    /// when the bus is back, or its sockets are closed.
+    /// Queues a command. While the bus is down, commands are dropped: once it is back, leases are
+    /// renewed and the sockets that may have lost messages are closed.
     pub(in crate::signaling) fn send(&self, command: Command) {
         if self.state() == BusState::Down {
             return;
@@ -142,51 +143,52 @@ impl Link {
             self.counters.messages.count("sent");
         }
         self.unfinished.fetch_add(1, Ordering::AcqRel);
-        // The other end goes with the server.
+        // Fails only when the server has stopped.
         let _ = self.commands.send(command);
     }
 
-    /// So many commands were carried out.
+    /// `commands` commands were carried out.
     pub(super) fn finished(&self, commands: usize) {
         let less = |unfinished: usize| Some(unfinished.saturating_sub(commands));
         let _ = self.unfinished.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
     }
 
-    /// All commands were given up.
+    /// All queued commands were discarded.
     pub(super) fn forget_unfinished(&self) {
         self.unfinished.store(0, Ordering::Release);
     }
 
-    /// Waits until what was queued is carried out, but not for long.
+    /// Waits until the queued commands are carried out, for about a second at most.
     pub(in crate::signaling) async fn flush(&self) {
-        patiently(|| self.unfinished.load(Ordering::Acquire) == 0).await;
+        wait_until(|| self.unfinished.load(Ordering::Acquire) == 0).await;
     }
 
-    /// Waits until sockets may join, but not for long.
+    /// Waits until sockets may join, for about a second at most.
     pub(in crate::signaling) async fn await_up(&self) {
-        patiently(|| self.is_up()).await;
+        wait_until(|| self.is_up()).await;
     }
 
-    /// Waits for the answer to a claim, which is yet to be sent; an error when there will be none.
+    /// Registers a claim before it is sent. The receiver resolves when the claim is answered, and
+    /// fails if it will not be.
     pub(in crate::signaling) fn await_claim(&self, conn: &ConnId) -> oneshot::Receiver<()> {
         let (answer, answered) = oneshot::channel();
         locked(&self.claims).insert(conn.clone(), answer);
-        // The bus may have gone after the handshake was admitted.
+        // The bus may have been lost after the handshake was admitted.
         if self.state() == BusState::Down {
             locked(&self.claims).remove(conn);
         }
         answered
     }
 
-    /// Says that a socket has its seat.
+    /// Reports that the claim of a socket was answered.
     pub(super) fn answer_claim(&self, conn: &ConnId) {
         if let Some(answer) = locked(&self.claims).remove(conn) {
-            // Nobody waits when the client has gone.
+            // Fails only when the client is gone.
             let _ = answer.send(());
         }
     }
 
-    /// Says that nobody gets a seat.
+    /// Reports to all waiting sockets that they get no seat.
     pub(super) fn fail_claims(&self) {
         locked(&self.claims).clear();
     }

@@ -1,7 +1,7 @@
 //! The bus on Redis (7 or later) or Valkey: scripts for leases, pub/sub between nodes.
 //!
-//! Keys are `{prefix}pair:{ID}:ios` and `…:mac`, with the pair's id in braces so that both are in one
-//! slot of a cluster; channels are `{prefix}node:{ID}`.
+//! Keys are `{prefix}pair:{ID}:ios` and `…:mac`, with the pair's id in braces so that both are in the
+//! same slot of a cluster; channels are `{prefix}node:{ID}`.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ use crate::{
     types::{ConnId, PairId},
 };
 
-/// For TCP, TLS and login.
+/// Timeout for TCP, TLS and login.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 
 const CLAIM: &str = concat!(include_str!("lua/common.lua"), include_str!("lua/claim.lua"));
@@ -31,10 +31,11 @@ const RENEW: &str = concat!(include_str!("lua/common.lua"), include_str!("lua/re
 const RELEASE: &str = concat!(include_str!("lua/common.lua"), include_str!("lua/release.lua"));
 const SEND_ECHO: &str = include_str!("lua/echo.lua");
 
-/// What an echo begins with; an envelope begins with a brace.
+/// Prefix of an echo; an envelope starts with a brace.
 const ECHO: &str = "echo ";
 
-/// Where the bus is. What it is made from may hold a password, and is never shown.
+/// The server, key prefix and login of the bus. The URL may contain a password, so `Debug` omits
+/// it.
 #[derive(Clone)]
 pub struct BusConfig {
     client: Arc<Client>,
@@ -51,28 +52,28 @@ impl fmt::Debug for BusConfig {
     }
 }
 
-/// A bus that cannot be used. No variant carries a password.
+/// An unusable bus. No variant contains a password.
 #[derive(Debug, thiserror::Error)]
 pub enum BusError {
-    /// The URL is not one of Redis, or the certificates are none.
+    /// The URL or the certificates are not valid.
     #[error("{0}")]
     Config(String),
-    /// No connection, or none that takes the login.
+    /// Redis is unreachable or rejected the login.
     #[error("cannot connect to the bus at {address}: {cause}")]
     Connect {
         /// Host and port.
         address: String,
-        /// What the driver said.
+        /// The error of the driver.
         cause: String,
-        /// Whether the login is what failed.
+        /// Whether the login failed.
         login: bool,
     },
 }
 
 impl BusConfig {
     /// A bus at `url` (`redis://`, `rediss://`, `valkey://`, `valkeys://`), with keys and channels
-    /// that begin with `prefix`. `password` goes before that of the URL. With `ca`, certificates
-    /// (PEM), these are believed instead of the web's.
+    /// that start with `prefix`. `password` takes precedence over the one in the URL. `ca` (PEM)
+    /// replaces the public certificate authorities as the trusted ones.
     ///
     /// # Errors
     /// [`BusError::Config`]
@@ -85,7 +86,7 @@ impl BusConfig {
         let config = |error: &RedisError| BusError::Config(cause(error));
         let scheme = url.split("://").next().unwrap_or_default();
         if !["redis", "rediss", "valkey", "valkeys"].contains(&scheme) {
-            let what = "the URL must begin with redis:// or rediss://";
+            let what = "the URL must start with redis:// or rediss://";
             return Err(BusError::Config(what.to_owned()));
         }
         let mut info = url.into_connection_info().map_err(|error| config(&error))?;
@@ -127,7 +128,7 @@ impl BusConfig {
         BusError::Connect { address: self.address(), cause, login: false }
     }
 
-    /// Connects, and subscribes to what is for `node`.
+    /// Connects, and subscribes to the channel of `node`.
     pub(super) async fn connect(&self, node: &NodeId) -> Result<Connected, BusError> {
         let settings = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_WITHIN))
@@ -164,7 +165,7 @@ impl BusConfig {
     }
 }
 
-/// Whether the bus is there and takes the login.
+/// Checks that the bus is reachable and accepts the login.
 ///
 /// # Errors
 /// [`BusError::Connect`]
@@ -172,7 +173,7 @@ pub async fn check(config: &BusConfig) -> Result<(), BusError> {
     config.connect(&NodeId::random()).await.map(drop)
 }
 
-/// What went wrong, without what was sent: the driver's text may quote it.
+/// The cause of an error, without the driver's text when that may quote the command.
 fn cause(error: &RedisError) -> String {
     match (error.code(), error.kind()) {
         (Some(code), _) => format!("Redis answered {code}"),
@@ -181,19 +182,19 @@ fn cause(error: &RedisError) -> String {
     }
 }
 
-/// A connection, in two: one takes commands, the other hears.
+/// The two connections of a node: one for commands, one for the subscription.
 pub(super) struct Connected {
     pub commands: MultiplexedConnection,
     pub messages: PubSubStream,
     pub wire: Wire,
 }
 
-/// What came over the subscription.
+/// A message received over the subscription.
 #[derive(Debug)]
 pub(super) enum Heard {
     Echo(u64),
     Envelope(Envelope),
-    /// Something of another program, or of another version.
+    /// A message of another program or another version.
     Unknown,
 }
 
@@ -207,7 +208,7 @@ impl Heard {
     }
 }
 
-/// How commands are written, and answers read.
+/// Encodes commands and decodes replies.
 #[derive(Debug, Clone)]
 pub(super) struct Wire {
     node: NodeId,
@@ -220,7 +221,7 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    /// Carries commands out, in order; as many answers come back.
+    /// Executes commands in order, and returns each with its reply.
     pub(super) async fn run(
         self,
         mut connection: MultiplexedConnection,
@@ -233,7 +234,7 @@ impl Wire {
         let answers: Vec<Value> =
             pipeline.query_async(&mut connection).await.map_err(|error| cause(&error))?;
         let read = |(command, answer)| {
-            let reply = read(&command, answer).ok_or("an answer is not understood")?;
+            let reply = read(&command, answer).ok_or("a reply is not valid")?;
             Ok((command, reply))
         };
         commands.into_iter().zip(answers).map(read).collect()
@@ -324,7 +325,7 @@ fn taken<T: FromRedisValue>(answer: Value) -> Option<T> {
     from_redis_value(answer).ok()
 }
 
-/// A word, and a lease when there is one.
+/// Splits the array of a script into its first word and the lease, if there is one.
 fn first_and_lease(answer: Value) -> Option<(String, Option<Lease>)> {
     let words: Vec<String> = taken(answer)?;
     match <[String; 5]>::try_from(words) {
@@ -342,7 +343,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_are_checked_and_passwords_not_shown() {
+    fn urls_are_checked_and_passwords_are_not_shown() {
         for bad in ["http://127.0.0.1", "redis", "redis://", "redis://0.0.0.0", "redis://h/x"] {
             assert!(BusConfig::new(bad, None, "", None).is_err(), "{bad}");
         }
@@ -359,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_envelope_is_ignored() {
+    fn messages_that_are_not_envelopes_are_ignored() {
         assert!(matches!(Heard::parse(b"echo 17"), Heard::Echo(17)));
         for junk in [&b""[..], b"echo", b"echo x", b"{}", b"\xff", b"null\n"] {
             assert!(matches!(Heard::parse(junk), Heard::Unknown), "{junk:?}");

@@ -1,5 +1,5 @@
-//! The room of a pair on one of several nodes, sans-IO: who waits for a lease, and when leases are
-//! renewed.
+//! The room of a pair on one of several nodes, sans-IO: the sockets that wait for a lease, and the
+//! schedule of renewals.
 
 use std::time::Instant;
 
@@ -11,24 +11,26 @@ use crate::{
     types::{ConnId, DeviceId, PairId},
 };
 
-/// What may come for a socket before the answer to its claim: hello's peer holds 65 messages at most.
+/// Maximum number of envelopes kept for a socket until its claim is answered; the peer holds at most
+/// 65 messages.
 const EARLY: usize = 256;
 
-/// A socket whose claim is under way.
+/// A socket whose claim is pending.
 #[derive(Debug)]
 struct Waiting {
     device: DeviceId,
     conn: ConnId,
     exp: u64,
-    /// What came for it meanwhile; answers and messages come on two connections.
+    /// Envelopes that arrived before the reply to the claim; replies and messages use different
+    /// connections.
     early: Vec<Envelope>,
 }
 
-/// The room of a pair, of which this node may have one device, or both. Without a bus it is just its
-/// [`Room`].
+/// The room of a pair, with one or both devices on this node. Without a bus, only its [`Room`] is
+/// used.
 #[derive(Debug)]
 pub struct SharedRoom {
-    /// The room.
+    /// The room as this node sees it.
     pub room: Room,
     pair: PairId,
     waiting: Vec<Waiting>,
@@ -36,15 +38,15 @@ pub struct SharedRoom {
 }
 
 impl SharedRoom {
-    /// Shares an empty room.
+    /// Wraps an empty room.
     #[must_use]
     pub fn new(pair: PairId, room: Room) -> Self {
         Self { room, pair, waiting: Vec::new(), renewals: Vec::new() }
     }
 
-    /// A socket came, and needs a lease.
+    /// A socket arrived; returns the command that claims its lease.
     ///
-    /// `since` is when it came, µs since 1970 by the bus's clock.
+    /// `since` is its arrival time, µs since 1970 by the bus's clock.
     pub fn claim(
         &mut self,
         role: Role,
@@ -65,7 +67,7 @@ impl SharedRoom {
         command
     }
 
-    /// The socket got its lease, which goes back at once when the socket no longer waits.
+    /// The socket obtained its lease. If it no longer waits, the lease is released immediately.
     pub fn claimed(
         &mut self,
         node: &NodeId,
@@ -87,13 +89,13 @@ impl SharedRoom {
         actions
     }
 
-    /// The claim came too late: the device has a socket that is newer than this one.
+    /// The claim was too late: the device has a newer socket.
     pub fn late(&mut self, conn: &ConnId) -> Vec<Action> {
         self.waiting.retain(|waiting| waiting.conn != *conn);
-        self.room.interrupt(conn, "late", "a newer socket of this device was faster").into()
+        self.room.interrupt(conn, "late", "a newer socket of this device joined first").into()
     }
 
-    /// A socket is gone; its lease is to be given up.
+    /// A socket is gone; its lease is released.
     pub fn leave(&mut self, role: Role, conn: &ConnId, reason: LeaveReason) -> Vec<Action> {
         self.waiting.retain(|waiting| waiting.conn != *conn);
         self.renewals.retain(|(renewed, _)| renewed != conn);
@@ -107,14 +109,14 @@ impl SharedRoom {
         Action::Bus(Command::Release { pair, role, conn, reason })
     }
 
-    /// Something came from another node.
+    /// Handles an envelope from another node.
     pub fn receive(&mut self, envelope: Envelope) -> Vec<Action> {
         let waiting = self.waiting.iter_mut().find(|waiting| waiting.conn == envelope.to);
         if let Some(waiting) = waiting {
             if waiting.early.len() < EARLY {
                 waiting.early.push(envelope);
             }
-            // One left out is a gap in the numbers.
+            // A dropped envelope shows as a gap in the sequence numbers.
             return Vec::new();
         }
         let kick = envelope.say == Say::Kick;
@@ -122,7 +124,7 @@ impl SharedRoom {
         if !self.room.is_here(role, &envelope.to) {
             let mut actions = vec![Action::Note(Note::Stray)];
             if !kick {
-                // Somebody takes a socket for live that is gone.
+                // The sender assumes that a closed socket still exists.
                 actions.push(self.release(role, &envelope.to, LeaveReason::Closed));
             }
             return actions;
@@ -138,7 +140,7 @@ impl SharedRoom {
         }
     }
 
-    /// The leases that are to be renewed by now.
+    /// Renewals of the leases that are due at `now`.
     pub fn renew(&mut self, now: Instant) -> Vec<Command> {
         let room = &self.room;
         let mut commands = Vec::new();
@@ -158,7 +160,7 @@ impl SharedRoom {
         commands
     }
 
-    /// The answer to a [`Command::Renew`].
+    /// Handles the reply to a [`Command::Renew`].
     pub fn renewed(
         &mut self,
         node: &NodeId,
@@ -171,7 +173,7 @@ impl SharedRoom {
         self.room.renewed(role, conn, peer_epoch, renewed)
     }
 
-    /// The answer to a [`Command::Publish`]: whether the other node got the message.
+    /// Handles the reply to a [`Command::Publish`]: the number of nodes that received the message.
     pub fn published(&mut self, envelope: &Envelope, receivers: u64) -> Vec<Action> {
         self.room.taken(envelope.role, &envelope.from, envelope.text.len());
         if receivers > 0 {
@@ -180,13 +182,13 @@ impl SharedRoom {
         self.room.peer_unreachable(envelope.role.other(), &envelope.to)
     }
 
-    /// The bus is back. What was said meanwhile is lost: sockets with a peer on another node begin
-    /// anew, the others look at their leases.
+    /// The connection to the bus is restored, and messages published during the outage are lost:
+    /// closes the sockets with a peer on another node, and renews all leases now.
     pub fn back(&mut self, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
         for (role, conn) in self.room.here() {
             if self.room.there(role.other()).is_some() {
-                let reason = "the bus between the nodes was away";
+                let reason = "the connection to the bus was lost for a time";
                 actions.extend(self.room.interrupt(conn, "break", reason));
             }
         }
@@ -196,10 +198,10 @@ impl SharedRoom {
         actions
     }
 
-    /// The bus has been away for so long that leases are no longer sure.
+    /// The bus has not answered for so long that leases are no longer trusted.
     #[must_use]
     pub fn lost(&self) -> Vec<Action> {
-        let reason = "the bus between the nodes is lost";
+        let reason = "the bus does not answer";
         self.room.here().flat_map(|(_, conn)| self.room.interrupt(conn, "lost", reason)).collect()
     }
 }

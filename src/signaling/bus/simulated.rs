@@ -1,5 +1,5 @@
-//! Three nodes and a bus in memory that loses, repeats and reorders messages, stops nodes, forgets
-//! leases; and two clients that connect again. All in virtual time, from a seed.
+//! A simulation of three nodes and two clients that reconnect, in virtual time and from a seed. Its
+//! in-memory bus loses, repeats and reorders messages, stops nodes, and loses leases.
 
 use std::{
     collections::VecDeque,
@@ -27,7 +27,7 @@ fn index(role: Role) -> usize {
     usize::from(role == Role::Mac)
 }
 
-/// What a node hears: an envelope, or its own echo.
+/// A message received by a node: an envelope, or its own echo.
 #[derive(Debug, Clone)]
 enum Heard {
     Envelope(Envelope),
@@ -62,13 +62,14 @@ struct Client {
     heard: Option<(ConnId, u64)>,
 }
 
-/// How bad the bus is.
+/// Probabilities of the faults.
 #[derive(Debug, Clone, Copy)]
 struct Faults {
     lose: f64,
     repeat: f64,
     swap: f64,
-    /// Chance a step of each of: a node killed, stopped, cut off; Redis emptied.
+    /// Probability per step that a node is killed, stopped or disconnected, that Redis loses all
+    /// leases, or that a client loses its socket.
     break_something: f64,
 }
 
@@ -80,8 +81,8 @@ struct World {
     leases: [Option<(Lease, Instant)>; 2],
     start: Instant,
     clients: [Client; 2],
-    /// On the way to sockets: texts, and close codes.
-    on_the_way: VecDeque<(usize, ConnId, Result<Text, u16>)>,
+    /// Texts and close codes in transit to sockets.
+    in_transit: VecDeque<(usize, ConnId, Result<Text, u16>)>,
     conns: u64,
 }
 
@@ -121,7 +122,7 @@ impl World {
             leases: [None, None],
             start: now,
             clients: ROLES.map(client),
-            on_the_way: VecDeque::new(),
+            in_transit: VecDeque::new(),
             conns: 100,
         }
     }
@@ -136,8 +137,8 @@ impl World {
             for at in 0..self.nodes.len() {
                 self.step_node(at);
             }
-            for (at, conn, what) in std::mem::take(&mut self.on_the_way) {
-                match what {
+            for (at, conn, event) in std::mem::take(&mut self.in_transit) {
+                match event {
                     Ok(text) => self.hear(at, &conn, &text),
                     Err(code) => self.close(at, &conn, code),
                 }
@@ -169,7 +170,7 @@ impl World {
                 self.leases = [None, None];
                 (0..self.nodes.len()).for_each(|at| self.disconnect(at));
             }
-            // A client comes anew, whatever its old socket does.
+            // A client reconnects, and its node does not notice the end of the old socket.
             _ => {
                 let role = *ROLES.choose(&mut self.random).unwrap();
                 self.socket_lost(role);
@@ -187,7 +188,7 @@ impl World {
         self.fail_claims(at);
     }
 
-    /// Whoever waits for a seat is turned away.
+    /// Closes the sockets that wait for a seat.
     fn fail_claims(&mut self, at: usize) {
         for role in ROLES {
             let client = &self.clients[index(role)];
@@ -197,7 +198,7 @@ impl World {
         }
     }
 
-    // One node, as `drive.rs` does it.
+    // One node, following `drive.rs`.
 
     fn step_node(&mut self, at: usize) {
         let now = self.now;
@@ -223,7 +224,7 @@ impl World {
             let renewals = self.nodes[at].room.renew(now);
             self.nodes[at].commands.extend(renewals);
         }
-        // Answers and messages come on two connections, each in its own time.
+        // Replies and messages use different connections, so their order varies.
         if self.random.random_bool(0.7) {
             self.take_replies(at);
         }
@@ -299,16 +300,16 @@ impl World {
                 }
                 Action::Bus(_) | Action::Note(_) => {}
                 Action::Send { to, text } | Action::Flush { to, text } => {
-                    self.on_the_way.push_back((at, to, Ok(text)));
+                    self.in_transit.push_back((at, to, Ok(text)));
                 }
                 Action::Close { conn, code, .. } => {
-                    self.on_the_way.push_back((at, conn, Err(code)));
+                    self.in_transit.push_back((at, conn, Err(code)));
                 }
             }
         }
     }
 
-    // Redis, as the scripts do it.
+    // Redis, following the scripts.
 
     fn lease(&mut self, role: Role) -> Option<Lease> {
         let lease = &mut self.leases[index(role)];
@@ -394,9 +395,9 @@ impl World {
         }
     }
 
-    // The clients, as the real one does it.
+    // The clients, following the real one.
 
-    /// The node says that the socket is over.
+    /// The node closed the socket.
     fn close(&mut self, at: usize, conn: &ConnId, code: u16) {
         let Some(role) = ROLES.into_iter().find(|role| {
             let socket = &self.clients[index(*role)].socket;
@@ -408,7 +409,7 @@ impl World {
         self.hang_up(role);
     }
 
-    /// The socket ends, and its node knows.
+    /// The socket ends, and its node notices.
     fn hang_up(&mut self, role: Role) {
         let Some((at, conn)) = self.clients[index(role)].socket.clone() else { return };
         self.socket_lost(role);
@@ -432,12 +433,12 @@ impl World {
             }
             return;
         };
-        let talks = client.seated && client.present && self.faults.break_something > 0.0;
-        if talks && self.random.random_bool(0.1) {
+        let sends = client.seated && client.present && self.faults.break_something > 0.0;
+        if sends && self.random.random_bool(0.1) {
             self.say(role, Kind::Ice, 0);
         }
         let client = &mut self.clients[index(role)];
-        // 25 s to the ping, 10 s to the pong.
+        // 25 s until the ping, 10 s for the pong.
         if self.nodes[at].stopped_until <= self.now {
             client.silent_since = None;
         } else if self.now - *client.silent_since.get_or_insert(self.now) > Duration::from_secs(35)
@@ -498,7 +499,7 @@ impl World {
         self.say(Role::Phone, Kind::Offer, number);
     }
 
-    /// A text reached a socket.
+    /// A text arrived at a socket.
     fn hear(&mut self, at: usize, to: &ConnId, text: &Text) {
         let Some(role) = ROLES.into_iter().find(|role| {
             let socket = &self.clients[index(*role)].socket;
@@ -535,7 +536,7 @@ impl World {
         }
     }
 
-    /// Checks the order of what comes from one socket to another, and gives its number.
+    /// Checks the order of messages from one socket to another, and returns the number of the offer.
     fn relayed(&mut self, role: Role, sdp: &str) -> u64 {
         let words: Vec<&str> = sdp.split(' ').collect();
         let (from, seq, number) = (ConnId::from(words[0]), words[1], words[2]);
@@ -544,7 +545,7 @@ impl World {
         if let Some((before, latest)) = &client.heard
             && *before == from
         {
-            assert_eq!(seq, latest + 1, "out of order, twice, or lost on the way: {sdp}");
+            assert_eq!(seq, latest + 1, "out of order, duplicated or lost: {sdp}");
         }
         client.heard = Some((from, seq));
         number.parse().unwrap()
@@ -569,7 +570,7 @@ impl World {
 const QUIET: Faults = Faults { lose: 0.0, repeat: 0.0, swap: 0.0, break_something: 0.0 };
 
 #[test]
-fn without_faults_two_devices_meet_at_once_and_stay() {
+fn without_faults_two_devices_connect_immediately_and_stay_connected() {
     for seed in 0..20 {
         let mut world = World::new(seed, QUIET);
         world.run(Duration::from_secs(3));
@@ -584,23 +585,24 @@ fn without_faults_two_devices_meet_at_once_and_stay() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Nodes die, stop and are cut off, Redis forgets; the bus keeps its word otherwise.
+    /// Nodes are killed, stopped and disconnected, and Redis loses leases; messages are delivered
+    /// reliably.
     #[test]
-    fn whatever_breaks_the_devices_meet_again(seed: u64) {
+    fn the_devices_reconnect_after_any_outage(seed: u64) {
         let broken = Faults { break_something: 0.005, ..QUIET };
         heals(seed, broken);
     }
 
-    /// The bus also loses, repeats and reorders, which Redis does not.
+    /// The bus also loses, repeats and reorders messages, which Redis does not.
     #[test]
-    fn whatever_is_lost_repeated_or_reordered_the_devices_meet_again(seed: u64) {
+    fn the_devices_reconnect_after_messages_are_lost_repeated_or_reordered(seed: u64) {
         let bad = Faults { lose: 0.02, repeat: 0.05, swap: 0.1, break_something: 0.002 };
         heals(seed, bad);
     }
 }
 
-/// Faults, many at the end, then as long as leases and renewals last, and the same again; at no time
-/// may anything come out of order, twice or with a gap.
+/// Runs several rounds of faults, more frequent at the end, each followed by a quiet time in which
+/// leases expire and are renewed. Messages must never arrive out of order, twice or with a gap.
 fn heals(seed: u64, faults: Faults) {
     let mut world = World::new(seed, faults);
     for _ in 0..4 {

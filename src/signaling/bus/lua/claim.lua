@@ -1,5 +1,6 @@
--- ARGV 7 to 9: device; when the socket came, and how much later another one must have come, in µs.
--- Answers the epoch and the other device's lease, or `late`.
+-- ARGV 7 to 9: device; arrival time of the socket; slack: a lease whose epoch is at least this much
+-- later makes the claim late. Times in µs.
+-- Returns the epoch and the other device's lease, or `late`.
 local device, since, slack = ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
 local own, other = lease(KEYS[1]), lease(KEYS[2])
 

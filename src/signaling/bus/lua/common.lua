@@ -1,6 +1,7 @@
 -- A lease is a hash of node, conn, device and epoch.
--- KEYS: the device's own lease, that of the other device.
--- ARGV: node, prefix of the nodes' channels, pair, role, conn, lease in ms; the rest differs.
+-- KEYS: the device's own lease, the other device's lease.
+-- ARGV: node, prefix of the nodes' channels, pair, role, conn, lifetime of a lease in ms; the
+-- remaining arguments depend on the script.
 local node, channels, pair, role, conn, ttl = unpack(ARGV, 1, 6)
 
 local function lease(key)
@@ -9,13 +10,14 @@ local function lease(key)
   return {node = field[1], conn = field[2], device = field[3], epoch = field[4]}
 end
 
--- Tells the node of a lease something about this device; how many nodes heard it.
+-- Sends a message about this device to the node of a lease; returns the number of receivers.
 local function tell(to, say)
   say.pair, say.role, say.from, say.to = pair, role, conn, to.conn
   return redis.call('PUBLISH', channels .. to.node, cjson.encode(say))
 end
 
--- The other device's lease, if its node is this one or takes `say`. A node that does not is gone.
+-- The other device's lease if it is on this node or its node receives `say`. A node that does not
+-- receive it is gone, and its lease is deleted.
 local function reachable(other, say)
   if not other or other.node == node then return other end
   if tell(other, say) > 0 then return other end

@@ -1,4 +1,5 @@
--- ARGV 7 and 8: the other device's socket as known here, and messages sent to it.
+-- ARGV 7 and 8: the other device's socket as known to this node, and the number of messages sent to
+-- it.
 local known, sent = ARGV[7], ARGV[8]
 local own = lease(KEYS[1])
 if not own then return {'absent'} end
