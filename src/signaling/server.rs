@@ -1,8 +1,8 @@
 //! The signaling server: `GET /api/signal`, the rooms, revocation, draining.
 //!
-//! The upgrade is done by hand rather than by the web framework: a socket must answer an oversize
-//! message with 1009, bad UTF-8 with 1007 and a bad frame with 1002, and keep small buffers
-//! ([`websocket`]).
+//! This module performs the upgrade itself instead of using the web framework: a socket must answer
+//! an oversize message with 1009, invalid UTF-8 with 1007 and an invalid frame with 1002, and its
+//! buffers must stay small ([`websocket`]).
 
 pub mod counters;
 pub(super) mod end;
@@ -63,31 +63,31 @@ use crate::{
     types::{ConnId, PairId},
 };
 
-/// Hints of the pair store looked at together.
-const HINTS_AT_ONCE: usize = 256;
+/// Maximum number of hints of the pair store handled together.
+const HINT_BATCH: usize = 256;
 
-/// How the signaling server behaves.
+/// Configuration of the signaling server.
 #[derive(Debug, Clone, Default)]
 pub struct SignalingConfig {
-    /// Web pages that may connect.
+    /// Origins of the web pages that may connect.
     pub origins: Origins,
-    /// Whether there is a page of the server's own, which may connect under every name it is served by.
+    /// Whether the server serves a page of its own, which may connect under any name of the server.
     pub own_page: bool,
-    /// Who watches.
+    /// Receives the visits.
     pub tap: Tap,
-    /// Whether `?token=` is taken.
+    /// Whether `?token=` is accepted.
     pub allow_query_token: bool,
-    /// Whether a token counts at connect only, and a live socket outlasts it.
+    /// Whether a token is checked on connect only, so that a live socket may outlast it.
     pub connect_only: bool,
-    /// How long it waits for what.
+    /// Intervals and timeouts.
     pub timings: Timings,
-    /// How much it takes.
+    /// Limits on messages, queues, sockets and handshakes.
     pub limits: Limits,
     /// The bus to the other nodes, when there are several.
     pub bus: Option<BusConfig>,
 }
 
-/// What all sockets share.
+/// State shared by all sockets.
 pub(super) struct Shared {
     pub(super) config: SignalingConfig,
     pub(super) verifier: Arc<Verifier>,
@@ -98,19 +98,19 @@ pub(super) struct Shared {
     pub(super) rooms: Rooms,
     pub(super) sockets: Arc<Semaphore>,
     bus: Option<Arc<Link>>,
-    /// Taken by the task that carries them out.
+    /// Taken by the task that carries out the commands.
     bus_commands: Mutex<Option<mpsc::UnboundedReceiver<Command>>>,
 }
 
 impl Shared {
-    /// Seats a socket, and says to everybody what there is to say. None when the bus between the
-    /// nodes went away meanwhile.
+    /// Seats a socket and sends the resulting messages to both devices. `None` if the bus was lost
+    /// in the meantime.
     async fn join(
         &self,
         pair: &PairId,
         member: &socket::Identity,
         exp: u64,
-        came: Instant,
+        arrived: Instant,
     ) -> Option<RoomLock> {
         let Some(bus) = &self.bus else {
             return Some(self.rooms.enter(pair, member, |room| {
@@ -120,7 +120,7 @@ impl Shared {
         let answer = bus.await_claim(&member.conn);
         let room = self.rooms.enter(pair, member, |room| {
             let (role, device, conn) = (member.role, &member.device, &member.conn);
-            vec![Action::Bus(room.claim(role, device, conn, exp, bus.time_at(came)))]
+            vec![Action::Bus(room.claim(role, device, conn, exp, bus.time_at(arrived)))]
         });
         if answer.await.is_ok() {
             return Some(room);
@@ -129,7 +129,7 @@ impl Shared {
         None
     }
 
-    /// Whether sockets may join as far as the bus between the nodes is concerned.
+    /// Whether the state of the bus allows sockets to join; true without a bus.
     pub(super) fn is_bus_up(&self) -> bool {
         self.bus.as_ref().is_none_or(|bus| bus.is_up())
     }
@@ -183,32 +183,32 @@ impl Signaling {
         Router::new().route(PATH, get(upgrade)).with_state(self.clone())
     }
 
-    /// What was counted.
+    /// The counters.
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.0.counters
     }
 
-    /// Sockets open now.
+    /// Number of open sockets.
     #[must_use]
     pub fn sockets(&self) -> usize {
         (self.0.config.limits.sockets as usize).saturating_sub(self.0.sockets.available_permits())
     }
 
-    /// Rooms with somebody in them.
+    /// Number of rooms with at least one socket.
     #[must_use]
     pub fn rooms(&self) -> usize {
         self.0.rooms.len()
     }
 
-    /// State of the bus between the nodes, and what was counted of it; none on a single node.
+    /// State and counters of the bus; `None` on a single node.
     #[must_use]
     pub fn bus(&self) -> Option<(BusState, &BusCounters)> {
         self.0.bus.as_ref().map(|bus| (bus.state(), &bus.counters))
     }
 
-    /// Keeps in touch with the other nodes. Runs until it is dropped; does nothing on a single node.
-    /// To be called once.
+    /// Exchanges messages with the other nodes until the future is dropped; does nothing on a
+    /// single node. Call it once.
     pub async fn run_bus(self) {
         let commands = locked(&self.0.bus_commands).take();
         if let (Some(link), Some(config), Some(commands)) =
@@ -218,16 +218,17 @@ impl Signaling {
         }
     }
 
-    /// Waits until the bus is up, but not for long: then sockets are refused until it is.
+    /// Waits until the bus is up, for about a second at most. After that, sockets are rejected
+    /// until it is up.
     pub async fn await_bus(&self) {
         if let Some(bus) = &self.0.bus {
             bus.await_up().await;
         }
     }
 
-    /// Looks again and again whether the pairs of live sockets are still active, and at once at
-    /// those the store hints at; closes the sockets of those that are not, and ends what else is in use
-    /// for them. Runs until it is dropped. While the store is down, everything stays.
+    /// Closes the sockets of revoked pairs, and ends whatever else `in_use` has for them, until the
+    /// future is dropped. It checks the pairs of all live sockets periodically, and pairs that the
+    /// store hints at immediately. While the store is down, everything stays open.
     pub async fn watch_revocations(self, in_use: Option<Arc<dyn InUse>>) {
         let in_use = in_use.as_deref();
         let mut hints = self.0.store.hints();
@@ -268,49 +269,50 @@ impl Signaling {
         }
     }
 
-    /// Forgets addresses, pairs and users that have gone quiet.
+    /// Removes idle addresses, pairs and users from the rate limiters.
     pub fn forget_idle(&self) {
         self.0.gate.forget_idle();
     }
 
-    /// Whether new sockets are refused because the server is about to stop.
+    /// Whether new sockets are rejected because the server is about to stop.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         *self.0.draining.borrow()
     }
 
-    /// Refuses new sockets from now on, closes the live ones with 1012 over the drain jitter, and
-    /// waits until they are gone, but not for long.
+    /// Rejects new sockets, closes the live ones with 1012, spread over the drain jitter, and waits
+    /// until they are closed or a timeout expires.
     pub async fn drain(&self) {
         self.0.draining.send_replace(true);
         let timings = &self.0.config.timings;
-        let patience = timings.drain_jitter + timings.close_within + Duration::from_secs(1);
-        let gone = self.0.sockets.acquire_many(self.0.config.limits.sockets);
-        if tokio::time::timeout(patience, gone).await.is_err() {
-            tracing::warn!(left = self.sockets(), "sockets were left when the drain ended");
+        let limit = timings.drain_jitter + timings.close_within + Duration::from_secs(1);
+        let closed = self.0.sockets.acquire_many(self.0.config.limits.sockets);
+        if tokio::time::timeout(limit, closed).await.is_err() {
+            tracing::warn!(left = self.sockets(), "drain timed out with open sockets");
         }
         if let Some(bus) = &self.0.bus {
             bus.flush().await;
         }
     }
 
-    /// Closes every socket with 1012 at once, without waiting.
+    /// Starts to close every socket with 1012 immediately, without waiting.
     pub fn close_all(&self) {
         self.0.draining.send_replace(true);
         for room in self.0.rooms.every() {
-            locked(&room).kick(End::with(close::RESTART, "the server stops", LeaveReason::Closed));
+            let reason = "the server is stopping";
+            locked(&room).kick(End::with(close::RESTART, reason, LeaveReason::Closed));
         }
     }
 }
 
-/// The pairs of the next hints; none when it may be any pair.
+/// The pairs of the next hints; `None` if any pair may be affected.
 async fn hinted(hints: &mut Option<mpsc::Receiver<Hint>>) -> Option<Vec<PairId>> {
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     if let Some(hints) = hints {
-        hints.recv_many(&mut heard, HINTS_AT_ONCE).await;
+        hints.recv_many(&mut received, HINT_BATCH).await;
     }
-    if heard.is_empty() {
-        // No hints, or none any more: this never ends, and the poll goes on.
+    if received.is_empty() {
+        // There are no hints, or the channel is closed: this never returns, and polling continues.
         *hints = None;
         return std::future::pending().await;
     }
@@ -318,7 +320,7 @@ async fn hinted(hints: &mut Option<mpsc::Receiver<Hint>>) -> Option<Vec<PairId>>
         Hint::Pair(pair) => Some(pair),
         Hint::Any => None,
     };
-    heard.into_iter().map(pair).collect()
+    received.into_iter().map(pair).collect()
 }
 
 /// `GET /api/signal`.
@@ -335,7 +337,7 @@ async fn upgrade(State(signaling): State<Signaling>, mut request: Request) -> Re
         Ok(admitted) => admitted,
         Err(refusal) => {
             shared.counters.refused.count(refusal.code);
-            tracing::info!(code = refusal.code, "handshake refused");
+            tracing::info!(code = refusal.code, "handshake rejected");
             shared.config.tap.show(|| Visit::Refused {
                 code: refusal.code,
                 message: refusal.message.clone(),
@@ -352,13 +354,13 @@ async fn upgrade(State(signaling): State<Signaling>, mut request: Request) -> Re
                 serve(shared, TokioIo::new(upgraded), admitted, request, client).await;
                 drop(seats);
             }
-            Err(error) => tracing::debug!(%error, "a handshake was not finished"),
+            Err(error) => tracing::debug!(%error, "the upgrade of a connection failed"),
         }
     });
     response
 }
 
-/// A socket's place among all, among those of its address, and among those of its user.
+/// Takes a socket's slots in the limits of the server, of its address and of its user.
 fn seats(
     shared: &Shared,
     request: &axum::http::Extensions,
@@ -368,7 +370,7 @@ fn seats(
     Ok((handshake::place(shared)?, places))
 }
 
-/// Runs one socket to its end.
+/// Runs one socket until it ends.
 async fn serve(
     shared: Arc<Shared>,
     io: TokioIo<hyper::upgrade::Upgraded>,

@@ -1,10 +1,10 @@
-//! What the signaling server counts. Labels are fixed lists, so that no client can add one.
+//! Counters of the signaling server. Labels are fixed lists, so that clients cannot add any.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::meter::{Durations, StoreMeter};
 
-/// Counters under a fixed list of labels; what is not in the list counts under the last one.
+/// Counters for a fixed list of labels; unknown labels count under the last one.
 #[derive(Debug)]
 pub struct Family {
     labels: &'static [&'static str],
@@ -12,13 +12,13 @@ pub struct Family {
 }
 
 impl Family {
-    /// Zeroes under `labels`, of which there is at least one.
+    /// Counters at zero for `labels`, which must not be empty.
     #[must_use]
     pub fn new(labels: &'static [&'static str]) -> Self {
         Self { labels, counts: labels.iter().map(|_| AtomicU64::new(0)).collect() }
     }
 
-    /// Counts one under `label`.
+    /// Increments the counter of `label`.
     pub fn count(&self, label: &str) {
         let last = self.labels.len().saturating_sub(1);
         let at = self.labels.iter().position(|known| *known == label).unwrap_or(last);
@@ -33,7 +33,7 @@ impl Family {
         self.labels.iter().copied().zip(counts)
     }
 
-    /// The count under `label`; 0 when there is no such label.
+    /// The count of `label`; 0 if the label is unknown.
     #[must_use]
     pub fn get(&self, label: &str) -> u64 {
         self.read().find(|(known, _)| *known == label).map_or(0, |(_, count)| count)
@@ -43,25 +43,25 @@ impl Family {
 /// Counters of the signaling server.
 #[derive(Debug)]
 pub struct Counters {
-    /// Sockets opened since the start.
+    /// Sockets opened since the server started.
     pub opened: AtomicU64,
-    /// Messages passed on or held, by `t`.
+    /// Messages delivered or held, by `t`.
     pub relayed: Family,
-    /// Messages that came while the peer was away and could not be held, by `t`.
+    /// Messages dropped because the peer was absent and they could not be held, by `t`.
     pub undeliverable: Family,
-    /// Handshakes refused, by the error code.
+    /// Handshakes rejected, by error code.
     pub refused: Family,
-    /// Messages answered with an error, by the error code.
+    /// Messages answered with an error, by error code.
     pub errors: Family,
-    /// Sockets closed, by close code; `none` is a broken connection.
+    /// Sockets closed, by close code; `none` means that the server sent no close code.
     pub closed: Family,
-    /// From a message's being queued for a socket to its being written there.
+    /// Time that relayed messages spend in the queue until they are written.
     pub relay: Durations,
-    /// Bytes of messages that came, without the frames around them.
+    /// Bytes of received messages, without WebSocket framing.
     pub bytes_in: AtomicU64,
-    /// Bytes of messages that were written, without the frames around them.
+    /// Bytes of sent messages, without WebSocket framing.
     pub bytes_out: AtomicU64,
-    /// The pair store.
+    /// Latency and state of the pair store.
     pub store: StoreMeter,
 }
 

@@ -1,10 +1,11 @@
-//! Meters the frames that the WebSocket library does not show. It reads any number of continuation frames
-//! (RFC 6455 §5.4) before it hands a message out, and an empty one is 6 bytes to send: without a limit
-//! here, a client with a token could keep a core busy and never send a message that is counted.
+//! Limits the rate of continuation frames (RFC 6455 §5.4), which the WebSocket library does not expose.
+//! The library reads any number of them before it returns a message, and an empty frame costs only 6
+//! bytes to send: without this limit, a client with a token could keep a core busy without ever sending
+//! a message that is counted.
 //!
-//! Of tungstenite 0.30, `protocol/mod.rs`: `WebSocketContext::read` loops until a message is whole. Only
-//! the frames' headers are followed here, to find where the next one begins; whatever breaks the protocol
-//! is for the library to refuse.
+//! In tungstenite 0.30, `WebSocketContext::read` (`protocol/mod.rs`) loops until a message is complete.
+//! This module parses only the frame headers, to find the start of the next frame; the library rejects
+//! protocol violations.
 
 use std::{
     io,
@@ -24,30 +25,31 @@ const CONTINUATION: u8 = 0;
 /// Bytes of a masking key (RFC 6455 §5.2).
 const MASK: u64 = 4;
 
-/// Too many frames came.
+/// The rate of continuation frames exceeds the limit.
 #[derive(Debug, thiserror::Error)]
 #[error("too many continuation frames")]
 struct Flooded;
 
-/// Whether that is why a socket cannot be read.
+/// Whether a read failed because of too many continuation frames.
 #[must_use]
 pub fn is_flood(error: &WsError) -> bool {
     let WsError::Io(error) = error else { return false };
     error.get_ref().and_then(|inner| inner.downcast_ref::<Flooded>()).is_some()
 }
 
-/// A connection whose continuation frames are counted.
+/// A connection that limits the rate of continuation frames.
 #[derive(Debug)]
 pub struct Fragments<S> {
     io: S,
     frames: Frames,
     bucket: TokenBucket,
-    /// There were too many. What comes is still read, so that the close frame is not lost in a reset.
+    /// Whether the limit was exceeded. Reading continues, so that a reset does not discard the close
+    /// frame.
     flooded: bool,
 }
 
 impl<S> Fragments<S> {
-    /// Continuation frames may come as often as messages.
+    /// Wraps `io`; continuation frames have the same rate limit as messages.
     #[must_use]
     pub fn new(io: S, limits: &Limits) -> Self {
         let bucket = TokenBucket::new(limits.messages, Instant::now());
@@ -97,18 +99,18 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Fragments<S> {
     }
 }
 
-/// Finds the frames in a stream of bytes, however it is cut.
+/// Finds the frames in a stream of bytes, which may be split anywhere.
 #[derive(Debug, Default)]
 struct Frames {
-    /// The frame's first two bytes and its extended length, as far as they have come.
+    /// The part of the header received so far: the first two bytes and the extended length.
     header: [u8; 10],
     held: usize,
-    /// Bytes of its mask and payload that are still to come.
+    /// Bytes of the frame's mask and payload not received yet.
     left: u64,
 }
 
 impl Frames {
-    /// Takes the next bytes, and calls `on` with the opcode of each frame whose header they complete.
+    /// Parses the next bytes, and calls `on` with the opcode of each frame whose header they complete.
     fn follow(&mut self, mut bytes: &[u8], mut on: impl FnMut(u8)) {
         while let Some((first, rest)) = bytes.split_first() {
             if self.left > 0 {
@@ -129,7 +131,7 @@ impl Frames {
         }
     }
 
-    /// Length of the payload, once the header has said it.
+    /// Length of the payload, once the header is complete.
     fn payload(&self) -> Option<u64> {
         let h = &self.header;
         match (self.held, h[1] & 0x7f) {
@@ -149,7 +151,7 @@ mod tests {
 
     use super::{super::limits::Rate, *};
 
-    /// A masked frame with a mask of zeroes.
+    /// A masked frame whose masking key is zero.
     fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
         let mut bytes = vec![first];
         match payload.len() {
@@ -169,22 +171,22 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_found_however_the_stream_is_cut() {
-        // Payloads full of bytes that look like headers of continuation frames.
+    fn frames_are_found_wherever_the_stream_is_split() {
+        // The payload bytes look like headers of continuation frames.
         let sent = [(0x01, 0), (0x00, 3), (0x89, 125), (0x00, 126), (0x80, 70_000), (0x81, 65_535)];
         let stream: Vec<u8> =
             sent.iter().flat_map(|(first, length)| frame(*first, &vec![0; *length])).collect();
-        for cut in [1, 2, 3, 7, 1024, stream.len()] {
+        for size in [1, 2, 3, 7, 1024, stream.len()] {
             let (mut frames, mut seen) = (Frames::default(), Vec::new());
-            for bytes in stream.chunks(cut) {
+            for bytes in stream.chunks(size) {
                 frames.follow(bytes, |opcode| seen.push(opcode));
             }
-            assert_eq!(seen, [1, 0, 9, 0, 0, 1], "in pieces of {cut}");
+            assert_eq!(seen, [1, 0, 9, 0, 0, 1], "in chunks of {size}");
         }
     }
 
     #[test]
-    fn a_length_without_end_is_followed_without_a_panic() {
+    fn the_maximum_length_does_not_cause_a_panic() {
         let mut frames = Frames::default();
         let mut seen = 0;
         let endless = [0x82, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
@@ -194,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn empty_fragments_end_the_reading_once() {
+    async fn too_many_empty_fragments_fail_one_read() {
         let rate = Rate::new(100, Duration::from_hours(1));
         let limits = Limits { messages: rate, ..Limits::default() };
         let (mut client, server) = tokio::io::duplex(1 << 20);
@@ -209,6 +211,6 @@ mod tests {
         assert!(is_flood(&WsError::Io(error)));
         assert!(!is_flood(&WsError::Io(io::ErrorKind::ConnectionReset.into())));
         client.write_all(&frame(0x00, b"").repeat(200)).await.unwrap();
-        assert!(server.read(&mut read).await.unwrap() > 0, "the rest can be read away");
+        assert!(server.read(&mut read).await.unwrap() > 0, "the rest can be read and discarded");
     }
 }

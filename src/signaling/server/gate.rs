@@ -1,6 +1,6 @@
-//! How often and how many: what a handshake is counted against besides its own checks.
+//! Limits on handshake rates and concurrent sockets, per address, pair and user.
 //!
-//! An IPv6 host is counted with its /64 ([`metered`]).
+//! IPv6 addresses are counted per /64 ([`metered`]).
 
 use std::{net::IpAddr, time::Duration};
 
@@ -13,10 +13,10 @@ use super::{
 use crate::metering::slots::{Slot, Slots};
 use crate::types::PairId;
 
-/// How long a client that has too many sockets is told to wait.
+/// `Retry-After` for a client that has too many sockets.
 const SOCKETS_LATER: Duration = Duration::from_secs(10);
 
-/// What handshakes are counted against.
+/// The rates and slots that limit handshakes.
 #[derive(Debug)]
 pub(super) struct Gate {
     addresses: Option<KeyedRate<IpAddr>>,
@@ -26,7 +26,7 @@ pub(super) struct Gate {
     sockets_of_user: Option<Slots<String>>,
 }
 
-/// The places of one socket, until it is dropped.
+/// The slots of one socket, released on drop.
 #[derive(Debug)]
 pub(super) struct Places {
     _address: Option<Slot<IpAddr>>,
@@ -64,7 +64,7 @@ impl Gate {
         rate.take(&user.to_owned()).map_err(|wait| too_often("of this user", wait))
     }
 
-    /// Takes the places that a socket needs.
+    /// Takes the slots of a socket.
     pub(super) fn places(
         &self,
         client: Option<&ClientAddr>,
@@ -86,7 +86,7 @@ impl Gate {
         Ok(Places { _address: address, _user: user })
     }
 
-    /// Forgets addresses, pairs and users that have gone quiet.
+    /// Removes idle addresses, pairs and users.
     pub(super) fn forget_idle(&self) {
         if let Some(rate) = &self.addresses {
             rate.forget_idle();
@@ -106,6 +106,6 @@ fn too_often(whose: &str, wait: Duration) -> Refusal {
 }
 
 fn too_many(whose: &str) -> Refusal {
-    let message = format!("too many sockets {whose} are open: close one, or try again later");
+    let message = format!("too many open sockets {whose}: close one, or try again later");
     Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too-many-sockets", message).later(SOCKETS_LATER)
 }

@@ -1,7 +1,8 @@
-//! Everything that is checked before a request becomes a WebSocket (RFC 6455 §4.2.1).
+//! The checks before a request is upgraded to a WebSocket (RFC 6455 §4.2.1).
 //!
-//! A refusal is an HTTP answer with a JSON body, so that a client can tell a bad token from a server
-//! that is down. The token comes by `Authorization`, by subprotocol for browsers, or by query.
+//! A rejection is an HTTP response with a JSON body, so that a client can distinguish a rejected
+//! token from a server that is down. The token is in `Authorization`, in a subprotocol (for
+//! browsers), or in the query.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -29,40 +30,40 @@ use crate::{
     },
 };
 
-/// The address of a client, put into each request's extensions by the HTTP server: that of the
-/// connection, or what a trusted proxy says of it.
+/// The address of a client, added to each request's extensions by the HTTP server: the address of the
+/// connection, or the one reported by a trusted proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientAddr(pub SocketAddr);
 
 impl ClientAddr {
-    /// The address without its port, an IPv4 one as such.
+    /// The address without its port, with IPv4-mapped addresses as IPv4.
     #[must_use]
     pub fn ip(&self) -> IpAddr {
         self.0.ip().to_canonical()
     }
 }
 
-/// The id of a request, put into its extensions by the HTTP server: ties a socket to its handshake in
-/// the log.
+/// The id of a request, added to its extensions by the HTTP server: links a socket to its handshake
+/// in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestId(pub Arc<str>);
 
-/// How a request came, put into its extensions by the HTTP server.
+/// The local address and TLS state of a request, added to its extensions by the HTTP server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Arrival {
-    /// The address of this machine that the client connected to; none behind a trusted proxy.
+    /// The address of this machine that the client connected to; `None` behind a trusted proxy.
     pub local: Option<IpAddr>,
-    /// Whether the client speaks TLS; none behind a trusted proxy, which knows.
+    /// Whether the client uses TLS; `None` behind a trusted proxy, because only the proxy knows.
     pub secure: Option<bool>,
 }
 
-/// Why a request does not become a socket.
+/// The reason for rejecting a request.
 #[derive(Debug)]
 pub(super) struct Refusal {
     status: StatusCode,
-    /// Short name, for programs and counters.
+    /// Error code for clients and counters.
     pub code: &'static str,
-    /// Why, in a sentence.
+    /// The reason as a sentence.
     pub message: String,
     retry_after: Option<Duration>,
 }
@@ -107,21 +108,21 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// A request that may become a socket.
+/// A request that passed all checks.
 #[derive(Debug)]
 pub(super) struct Admitted {
     pub claims: Claims,
     pub role: Role,
-    /// Whose pair it is.
+    /// The user of the pair.
     pub user: String,
-    /// When it came.
+    /// Arrival time of the request.
     pub at: Instant,
     accept: String,
     echo_protocol: bool,
 }
 
 impl Admitted {
-    /// `101 Switching Protocols`; of the subprotocols only `orion.v1` is echoed.
+    /// `101 Switching Protocols`; `orion.v1` is the only subprotocol that is echoed.
     pub(super) fn response(&self) -> Response {
         let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
         let headers = response.headers_mut();
@@ -145,12 +146,12 @@ pub(super) async fn admit(shared: &Shared, request: &Parts) -> Result<Admitted, 
         return Err(Refusal::new(
             StatusCode::FORBIDDEN,
             "origin",
-            "pages of this origin may not connect; the server has a list of those that may",
+            "this origin is not in the server's list of allowed origins",
         ));
     }
     while_open(shared)?;
     if !shared.is_bus_up() {
-        let message = "the bus between the servers is not available; try again";
+        let message = "the bus between the nodes is not available; try again";
         return Err(Refusal::unavailable("bus-down", message));
     }
     shared.gate.address(request.extensions.get())?;
@@ -164,23 +165,26 @@ pub(super) async fn admit(shared: &Shared, request: &Parts) -> Result<Admitted, 
     Ok(Admitted { claims, role, user, at, accept, echo_protocol: protocols.contains(&SUBPROTOCOL) })
 }
 
-/// A token that is no good, or that cannot be checked now.
+/// The refusal for a token that is not valid or cannot be checked at the moment.
 fn token_refused(error: &TokenError) -> Refusal {
     if matches!(error, TokenError::KeysUnavailable(_)) {
-        tracing::error!(%error, "a socket was refused");
-        return Refusal::unavailable(error.code(), "tokens cannot be checked now; try again");
+        tracing::error!(%error, "cannot check the token of a handshake");
+        return Refusal::unavailable(
+            error.code(),
+            "tokens cannot be checked at the moment; try again",
+        );
     }
     Refusal::new(StatusCode::UNAUTHORIZED, error.code(), error.to_string())
 }
 
-/// The answer to `Sec-WebSocket-Key`.
+/// Checks the WebSocket headers; returns the value of `Sec-WebSocket-Accept`.
 fn websocket_key(request: &Parts) -> Result<String, Refusal> {
     let headers = &request.headers;
     let upgrade = request.method == Method::GET
         && has_token(headers, &header::CONNECTION, "upgrade")
         && has_token(headers, &header::UPGRADE, "websocket");
     if !upgrade || headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|v| v != "13") {
-        let message = "this is a WebSocket, version 13: connect with ws:// or wss://";
+        let message = "this is a WebSocket endpoint (version 13): connect with ws:// or wss://";
         return Err(Refusal::new(StatusCode::UPGRADE_REQUIRED, "upgrade-required", message));
     }
     headers
@@ -193,7 +197,7 @@ fn websocket_key(request: &Parts) -> Result<String, Refusal> {
         })
 }
 
-/// Items of a comma-separated header, which may come on several lines (RFC 9110 §5.6.1).
+/// Items of a comma-separated header, which may span several lines (RFC 9110 §5.6.1).
 fn items<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     headers
         .get_all(name)
@@ -212,7 +216,7 @@ fn subprotocols(headers: &HeaderMap) -> Vec<&str> {
     items(headers, &header::SEC_WEBSOCKET_PROTOCOL).collect()
 }
 
-/// The token of a request: `Authorization`, else the subprotocol, else the query.
+/// The token of a request: from `Authorization`, otherwise the subprotocol, otherwise the query.
 fn find_token(request: &Parts, protocols: &[&str], allow_query: bool) -> Result<String, Refusal> {
     let refuse =
         |message: &str| Err(Refusal::new(StatusCode::UNAUTHORIZED, "token-missing", message));
@@ -229,12 +233,12 @@ fn find_token(request: &Parts, protocols: &[&str], allow_query: bool) -> Result<
     let queried = url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "token");
     match queried {
         Some((_, token)) if allow_query => Ok(token.into_owned()),
-        Some(_) => refuse("this server takes no token in the query: use Authorization"),
-        None => refuse("there is no token: use `Authorization: Bearer <token>`"),
+        Some(_) => refuse("this server does not accept tokens in the query: use Authorization"),
+        None => refuse("the token is missing: use `Authorization: Bearer <token>`"),
     }
 }
 
-/// The token of `Bearer <token>` (RFC 6750 §2.1); the scheme may be written in any case.
+/// The token of `Bearer <token>` (RFC 6750 §2.1); the scheme is case-insensitive.
 #[must_use]
 pub fn bearer(value: &HeaderValue) -> Option<&str> {
     let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
@@ -242,24 +246,24 @@ pub fn bearer(value: &HeaderValue) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
-/// The role of the token's device and the user, if the pair is active and the device one of its two.
-/// An unknown pair, a revoked one and a third device are answered alike.
+/// The role of the token's device and the user, if the pair is active and contains the device. The
+/// response is the same for an unknown pair, a revoked pair and a device outside the pair.
 async fn role_in_pair(shared: &Shared, claims: &Claims) -> Result<(Role, String), Refusal> {
     let found = shared.counters.store.watch(shared.store.active_pair(&claims.pair_id)).await;
     let pair = match found {
         Ok(pair) => pair,
         Err(error) if error.is_outage() => {
-            tracing::warn!(%error, "handshake refused");
+            tracing::warn!(%error, "handshake rejected");
             let message = "the pair store is not available; try again";
             return Err(Refusal::unavailable("store-down", message));
         }
         Err(error) => {
-            tracing::info!(%error, "a pair that the store does not take is one that is not there");
+            tracing::info!(%error, "the store cannot look up this pair id; treating it as unknown");
             None
         }
     };
     pair.and_then(|pair| Some((pair.role(&claims.sub)?, pair.user_id))).ok_or_else(|| {
-        let message = "the device does not belong to an active pair of this id";
+        let message = "the device does not belong to an active pair with this id";
         Refusal::new(StatusCode::FORBIDDEN, "not-in-pair", message)
     })
 }
@@ -271,13 +275,14 @@ fn while_open(shared: &Shared) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A socket's place among all. A server that began to drain during the handshake keeps them all.
+/// A socket's slot in the server's limit. A server that started to drain during the handshake has
+/// taken all slots itself.
 pub(super) fn place(shared: &Shared) -> Result<OwnedSemaphorePermit, Refusal> {
     Arc::clone(&shared.sockets).try_acquire_owned().or_else(|_| {
         while_open(shared)?;
         Err(Refusal::unavailable(
             "overloaded",
-            "the server has no room for another socket; try again",
+            "the server has reached its limit of sockets; try again",
         ))
     })
 }
@@ -287,7 +292,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bearer_is_read_whatever_its_case() {
+    fn the_bearer_scheme_is_case_insensitive() {
         let read = |text: &'static str| bearer(&HeaderValue::from_static(text)).map(str::to_owned);
         assert_eq!(read("Bearer a.b.c"), Some("a.b.c".into()));
         assert_eq!(read("bearer  a.b.c"), Some("a.b.c".into()));

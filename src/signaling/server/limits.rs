@@ -1,24 +1,24 @@
-//! Timings and limits of the signaling server, and what meters messages and requests.
+//! Timings and limits of the signaling server, and the meters of a socket.
 
 use std::time::{Duration, Instant};
 
 pub use crate::metering::{KeyedRate, Rate, TokenBucket, metered};
 use crate::proto::signaling::MAX_MESSAGE_BYTES;
 
-/// How long the server waits for what. The defaults are those of the wire contract.
+/// Intervals and timeouts of the server. The defaults are those of the wire contract.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timings {
-    /// Between pings.
+    /// Interval between pings.
     pub ping_every: Duration,
-    /// From a ping to its pong at the latest.
+    /// Maximum time from a ping to its pong.
     pub pong_within: Duration,
-    /// How long a live socket outlasts its token.
+    /// How long a live socket may outlast its token.
     pub expiry_grace: Duration,
-    /// Between looks at whether the pairs of live sockets are still active.
+    /// Interval between checks that the pairs of live sockets are still active.
     pub revocation_poll: Duration,
-    /// For the close frame and the peer's answer to it.
+    /// Timeout for the close frame and the client's reply to it.
     pub close_within: Duration,
-    /// Sockets are closed at random times within this when the server drains.
+    /// When the server drains, sockets are closed at random times within this duration.
     pub drain_jitter: Duration,
 }
 
@@ -35,41 +35,41 @@ impl Default for Timings {
     }
 }
 
-/// How much the server takes. The defaults are those of the wire contract, where it names them.
+/// Limits of the server. The defaults are those of the wire contract, if it defines them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Messages of one socket (contract: burst 100, then 20/s).
+    /// Rate of messages of one socket (contract: burst 100, then 20/s).
     pub messages: Rate,
-    /// Messages over [`Limits::messages`] that are answered with an error before 4004.
+    /// Rate of messages over [`Limits::messages`] that are answered with an error instead of 4004.
     pub floods: Rate,
-    /// Messages that break the schema and are answered with an error before 4504.
+    /// Rate of messages that violate the schema and are answered with an error instead of 4504.
     pub schema_errors: Rate,
-    /// Messages waiting for a slow socket (contract: 64).
+    /// Maximum number of messages queued for a slow socket (contract: 64).
     pub queue_messages: usize,
-    /// Bytes waiting for a slow socket (contract: 256 KiB).
+    /// Maximum number of bytes queued for a slow socket (contract: 256 KiB).
     pub queue_bytes: usize,
-    /// Candidates held for a peer that is not there yet (contract: 64).
+    /// Maximum number of candidates held for an absent peer (contract: 64).
     pub held_candidates: usize,
-    /// Bytes of offer and candidates held for a peer that is not there yet.
+    /// Maximum number of bytes of offer and candidates held for an absent peer.
     pub held_bytes: usize,
-    /// Sockets at once.
+    /// Maximum number of concurrent sockets.
     pub sockets: u32,
-    /// Handshakes from one address; `None` is no limit.
+    /// Rate of handshakes from one address; `None` means no limit.
     pub handshakes: Option<Rate>,
-    /// Handshakes for one pair; `None` is no limit.
+    /// Rate of handshakes for one pair; `None` means no limit.
     pub pair_handshakes: Option<Rate>,
-    /// Handshakes of one user; `None` is no limit.
+    /// Rate of handshakes of one user; `None` means no limit.
     pub user_handshakes: Option<Rate>,
-    /// Sockets from one address at once; `None` is no limit.
+    /// Maximum number of concurrent sockets from one address; `None` means no limit.
     pub sockets_per_address: Option<u32>,
-    /// Sockets of one user at once; `None` is no limit.
+    /// Maximum number of concurrent sockets of one user; `None` means no limit.
     pub sockets_per_user: Option<u32>,
-    /// Longest message, bytes (contract: 64 KiB, which is the most it can be).
+    /// Maximum size of a message in bytes (contract: 64 KiB; it cannot be larger).
     pub message_bytes: usize,
 }
 
 impl Limits {
-    /// The limits of a server whose clients are all of one machine and one user.
+    /// The limits of a server whose clients are all on one machine and of one user.
     #[must_use]
     pub fn for_one_machine() -> Self {
         Self {
@@ -104,7 +104,7 @@ impl Default for Limits {
     }
 }
 
-/// What is counted against a socket.
+/// The meters of one socket.
 pub(super) struct Meters {
     pub messages: TokenBucket,
     pub floods: TokenBucket,

@@ -1,4 +1,4 @@
-//! How long things take: histograms with fixed bounds, and the state of the pair store.
+//! Duration histograms with fixed bounds, and the state of the pair store.
 
 use std::{
     future::Future,
@@ -8,11 +8,11 @@ use std::{
 
 use crate::pairs::StoreError;
 
-/// Upper bounds of the buckets, seconds; what is over the last one counts in `+Inf` only.
+/// Upper bounds of the buckets, in seconds; longer durations count in `+Inf` only.
 pub const BOUNDS: [f64; 12] =
     [0.000_1, 0.000_25, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0];
 
-/// Durations in buckets, as a Prometheus histogram has them.
+/// A histogram of durations, in the form of Prometheus.
 #[derive(Debug, Default)]
 pub struct Durations {
     buckets: [AtomicU64; BOUNDS.len()],
@@ -20,19 +20,19 @@ pub struct Durations {
     nanos: AtomicU64,
 }
 
-/// What [`Durations`] hold at one moment.
+/// A snapshot of [`Durations`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct DurationsRead {
-    /// How many were at most as long as the bound of [`BOUNDS`] at the same place.
+    /// Number of durations up to each bound in [`BOUNDS`].
     pub cumulative: [u64; BOUNDS.len()],
-    /// How many there were.
+    /// Number of durations.
     pub count: u64,
-    /// Their sum, seconds.
+    /// Sum of the durations, in seconds.
     pub sum: f64,
 }
 
 impl Durations {
-    /// Counts one.
+    /// Adds a duration.
     pub fn observe(&self, duration: Duration) {
         let seconds = duration.as_secs_f64();
         if let Some(at) = BOUNDS.iter().position(|bound| seconds <= *bound) {
@@ -43,7 +43,7 @@ impl Durations {
         self.count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What is in it now.
+    /// Takes a snapshot.
     #[must_use]
     pub fn read(&self) -> DurationsRead {
         let mut total = 0;
@@ -53,28 +53,28 @@ impl Durations {
         });
         DurationsRead {
             cumulative,
-            // One observed meanwhile may be in a bucket and not yet in the count.
+            // A concurrent `observe` may have updated a bucket but not yet the count.
             count: self.count.load(Ordering::Relaxed).max(total),
             sum: self.nanos.load(Ordering::Relaxed) as f64 / 1e9,
         }
     }
 }
 
-/// Latency and state of the pair store, as its callers see them.
+/// Latency and state of the pair store, as observed by its callers.
 #[derive(Debug, Default)]
 pub struct StoreMeter {
-    /// How long operations took, failed ones included.
+    /// Durations of all operations, including failed ones.
     pub durations: Durations,
-    /// Operations that failed.
+    /// Number of failed operations.
     pub errors: AtomicU64,
     down: AtomicBool,
 }
 
 impl StoreMeter {
-    /// Runs an operation of the store, and counts it.
+    /// Runs an operation of the store and counts it.
     ///
     /// # Errors
-    /// As the operation.
+    /// The error of the operation.
     pub async fn watch<T>(
         &self,
         operation: impl Future<Output = Result<T, StoreError>>,
@@ -95,7 +95,7 @@ impl StoreMeter {
         result
     }
 
-    /// Whether the store answered the latest operation.
+    /// Whether the store is up: the latest operation did not fail with an outage.
     #[must_use]
     pub fn is_up(&self) -> bool {
         !self.down.load(Ordering::Relaxed)
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_count_up_to_their_bound_and_beyond() {
+    fn buckets_are_cumulative_and_include_their_bound() {
         let durations = Durations::default();
         for ms in [0, 1, 3, 60_000] {
             durations.observe(Duration::from_millis(ms));
@@ -115,13 +115,13 @@ mod tests {
         let read = durations.read();
         assert_eq!(read.count, 4);
         assert_eq!(read.cumulative[0], 1);
-        assert_eq!(read.cumulative[2], 2, "a bound belongs to its bucket");
+        assert_eq!(read.cumulative[2], 2, "the bound is included in its bucket");
         assert_eq!(read.cumulative[BOUNDS.len() - 1], 3);
         assert!((read.sum - 60.004).abs() < 1e-6, "{}", read.sum);
     }
 
     #[tokio::test]
-    async fn the_store_is_up_again_after_one_good_answer() {
+    async fn the_store_is_up_again_after_any_response() {
         let meter = StoreMeter::default();
         let broken = StoreError::Query { operation: "read", cause: "gone".into() };
         assert!(meter.watch(async { Err::<(), _>(broken) }).await.is_err());
@@ -129,7 +129,7 @@ mod tests {
         assert!(
             meter.watch(async { Err::<(), _>(StoreError::value("read", "NUL")) }).await.is_err()
         );
-        assert!(meter.is_up(), "it answered");
+        assert!(meter.is_up(), "the store answered, with an error");
         assert_eq!(meter.watch(async { Ok(7) }).await.unwrap(), 7);
         assert!(meter.is_up());
         assert_eq!((meter.durations.read().count, meter.errors.load(Ordering::Relaxed)), (3, 2));

@@ -1,22 +1,23 @@
-//! Which web pages may open a socket and read token answers (RFC 6454): those that are listed, and where the
-//! server has a page of its own, that page under whatever name it was fetched by.
+//! Decides which web pages may open a socket and read token responses (RFC 6454): pages of the listed
+//! origins, and the server's own page, if it has one, under any name of the server.
 
 use axum::http::{HeaderMap, header};
 
 use super::{SignalingConfig, handshake::Arrival};
 use crate::types::is_loopback;
 
-/// Which `Origin`s may open a socket. Requests without the header (native apps) always may.
+/// The `Origin`s that may open a socket. Requests without the header (native apps) are always allowed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Origins {
     /// No origin: only native apps.
     #[default]
     None,
-    /// Those named letter by letter (`https://example.org`), and pages served from this machine.
+    /// The listed origins (`https://example.org`), compared exactly, and pages served from this
+    /// machine.
     Loopback(Vec<String>),
-    /// Those named letter by letter.
+    /// The listed origins, compared exactly.
     Listed(Vec<String>),
-    /// All.
+    /// All origins.
     Any,
 }
 
@@ -39,7 +40,7 @@ fn is_loopback_origin(origin: &str) -> bool {
     url::Url::parse(origin).is_ok_and(|url| is_loopback(&url))
 }
 
-/// Whether a request comes from a page that may connect, or from no page.
+/// Whether a request comes from a page that may connect, or does not come from a page.
 #[must_use]
 pub fn may_connect(
     config: &SignalingConfig,
@@ -52,9 +53,9 @@ pub fn may_connect(
     })
 }
 
-/// Whether `origin` is what the request itself names: its `Host`, and the scheme it came by. No name is
-/// special here: a page in this origin was served by this server, or by somebody to whom the browser was led by
-/// a name of theirs (DNS rebinding), and who has no token all the same.
+/// Whether `origin` matches the `Host` and the scheme of the request itself. Any host name is accepted:
+/// a page of this origin was served by this server, or by an attacker whose domain now resolves to this
+/// server (DNS rebinding) and who has no token.
 fn is_own(origin: &str, headers: &HeaderMap, arrival: Option<&Arrival>) -> bool {
     let mut hosts = headers.get_all(header::HOST).into_iter();
     let (Some(Ok(host)), None) = (hosts.next().map(|host| host.to_str()), hosts.next()) else {
@@ -79,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn origins_are_compared_whole() {
+    fn origins_are_compared_exactly() {
         let listed = Origins::Listed(vec!["https://a.example".into()]);
         assert!(listed.allow("https://a.example"));
         for origin in ["http://a.example", "https://a.example.evil", "null", "http://localhost"] {
@@ -107,12 +108,12 @@ mod tests {
     }
 
     #[test]
-    fn the_servers_own_page_may_connect_under_every_name_it_is_served_by() {
+    fn the_servers_own_page_may_connect_under_any_name_of_the_server() {
         for (origin, host, secure) in [
             ("https://192.0.2.7:8787", "192.0.2.7:8787", Some(true)),
             ("https://[2001:db8::7]:8787", "[2001:db8::7]:8787", Some(true)),
             ("http://mac.local:8787", "mac.local:8787", Some(false)),
-            // A proxy that ends TLS.
+            // A proxy that terminates TLS.
             ("https://signal.example", "signal.example", None),
             ("https://listed.example", "192.0.2.7:8787", Some(true)),
         ] {
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_page_only_listed_origins_may() {
+    fn without_an_own_page_only_listed_origins_may_connect() {
         assert!(!may(false, "https://192.0.2.7:8787", "192.0.2.7:8787", Some(true)));
         assert!(may(false, "https://listed.example", "192.0.2.7:8787", Some(true)));
     }

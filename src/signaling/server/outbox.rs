@@ -1,5 +1,5 @@
-//! The bounded queue in front of one socket. Filling it never waits: a socket that reads too slowly
-//! is closed, and nobody else notices.
+//! The bounded send queue of one socket. Adding to it never waits: a socket that reads too slowly
+//! is closed, without affecting others.
 
 use std::{
     collections::VecDeque,
@@ -13,22 +13,22 @@ use super::{end::End, limits::Limits};
 use crate::proto::signaling::{LeaveReason, close};
 use crate::signaling::room::Text;
 
-/// What the socket's writer does next.
+/// The next frame for the socket's writer.
 #[derive(Debug)]
 pub(super) enum Item {
     Text(Text),
-    /// One from the other device, and when it was queued.
+    /// A text from the other device, and the time at which it was queued.
     Relayed(Text, Instant),
     Ping(u64),
 }
 
-/// A frame that waits.
+/// A queued frame.
 #[derive(Debug)]
 struct Waiting {
     text: Text,
     /// Whether it counts against the limits.
     counts: bool,
-    /// When it came, if it is from the other device.
+    /// The time at which it was queued, if it is from the other device.
     relayed: Option<Instant>,
 }
 
@@ -41,7 +41,7 @@ struct State {
     kick: Option<End>,
 }
 
-/// The queue.
+/// The send queue of a socket.
 #[derive(Debug)]
 pub(super) struct Outbox {
     state: Mutex<State>,
@@ -66,12 +66,12 @@ impl Outbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a frame of the server; the socket is closed when the queue is full.
+    /// Queues a frame of the server; closes the socket if the queue is full.
     pub(super) fn push(&self, text: Text) {
         self.enqueue(text, None);
     }
 
-    /// Queues a frame of the other device; the socket is closed when the queue is full.
+    /// Queues a frame of the other device; closes the socket if the queue is full.
     pub(super) fn push_relayed(&self, text: Text) {
         self.enqueue(text, Some(Instant::now()));
     }
@@ -97,33 +97,34 @@ impl Outbox {
         self.ready.notify_one();
     }
 
-    /// Queues a frame that was held, whatever the limits: their holder bounded it.
+    /// Queues a frame that was held. It is exempt from the limits, because the room limits held
+    /// frames.
     pub(super) fn push_held(&self, text: Text) {
         let waiting = Waiting { text, counts: false, relayed: None };
         self.state().queue.push_back(waiting);
         self.ready.notify_one();
     }
 
-    /// Queues a frame that may as well be lost: it is dropped when the queue is half full.
+    /// Queues a frame that may be lost: it is dropped if the queue is half full.
     pub(super) fn push_advisory(&self, text: Text) {
         if !self.is_half_full() {
             self.push(text);
         }
     }
 
-    /// Whether the socket has fallen behind so far that its peer should send more slowly.
+    /// Whether the queue is at least half full, so that the peer should slow down.
     pub(super) fn is_half_full(&self) -> bool {
         let state = self.state();
         2 * state.counted >= self.max_messages || 2 * state.bytes >= self.max_bytes
     }
 
-    /// Asks the writer for a ping.
+    /// Asks the writer to send a ping.
     pub(super) fn ping(&self, number: u64) {
         self.state().ping = Some(number);
         self.ready.notify_one();
     }
 
-    /// Ends the socket; the first reason stands.
+    /// Ends the socket; only the first reason counts.
     pub(super) fn kick(&self, end: End) {
         self.state().kick.get_or_insert(end);
         self.kicked.notify_one();
@@ -165,7 +166,7 @@ impl Outbox {
         })
     }
 
-    /// Takes out all that waits, for the last words before a close.
+    /// Removes and returns all queued texts, to send them before the close frame.
     pub(super) fn rest(&self) -> Vec<Text> {
         self.state().queue.drain(..).map(|waiting| waiting.text).collect()
     }
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn the_65th_message_and_the_257th_kibibyte_are_too_much() {
+    fn the_65th_message_and_the_257th_kibibyte_exceed_the_limits() {
         let limits = Limits::default();
         let outbox = Outbox::new(&limits);
         for _ in 0..64 {
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_held_does_not_count() {
+    fn held_messages_do_not_count() {
         let outbox = Outbox::new(&Limits::default());
         for _ in 0..65 {
             outbox.push_held("m".into());
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn advice_never_fills_the_queue() {
+    fn advisory_messages_never_fill_the_queue() {
         let outbox = Outbox::new(&Limits::default());
         for _ in 0..1000 {
             outbox.push_advisory("m".into());
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn room_comes_back_as_messages_are_written() {
+    fn written_messages_free_their_space() {
         let outbox = Outbox::new(&Limits::default());
         for _ in 0..1000 {
             outbox.push("m".into());
@@ -231,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_first_reason_to_end_stands() {
+    async fn only_the_first_reason_to_end_counts() {
         let outbox = Outbox::new(&Limits::default());
         outbox.kick(End::with(4502, "", LeaveReason::Replaced));
         outbox.kick(End::with(1012, "", LeaveReason::Closed));

@@ -1,4 +1,4 @@
-//! The rooms of this node with sockets in them: what [`Room`] decides reaches the sockets here.
+//! The rooms with sockets on this node; applies the actions of each [`Room`] to the sockets.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ use crate::{
     types::{ConnId, PairId},
 };
 
-/// The room of a pair, and the sockets in it.
+/// The room of a pair, and the queues of its sockets.
 #[derive(Debug)]
 pub(in crate::signaling) struct Occupied {
     pub(in crate::signaling) room: SharedRoom,
@@ -51,7 +51,8 @@ impl Occupied {
         }
     }
 
-    /// Relays a message; see [`Room::relay`]. True when the peer's queue is filling up.
+    /// Relays a message; see [`Room::relay`]. True if the peer's queue is at least half full or the
+    /// bus is congested.
     pub(in crate::signaling) fn relay(
         &mut self,
         role: Role,
@@ -73,7 +74,7 @@ impl Occupied {
         (outcome, filling || self.room.room.is_congested(role, conn))
     }
 
-    /// Ends every socket in it.
+    /// Ends every socket in the room.
     pub(super) fn kick(&self, end: End) {
         for outbox in self.outboxes.values() {
             outbox.kick(end);
@@ -83,14 +84,15 @@ impl Occupied {
 
 pub(in crate::signaling) type RoomLock = Arc<Mutex<Occupied>>;
 
-/// Locks `mutex`; what it guards is whole after any panic, as it changes in single steps.
+/// Locks `mutex` even if it is poisoned: the guarded data is consistent after any panic, because it
+/// changes in single steps.
 pub(in crate::signaling) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// All rooms with somebody in them.
+/// All rooms with at least one socket on this node.
 pub(in crate::signaling) struct Rooms {
-    /// Locked before any room's own lock.
+    /// Locked before the lock of a room.
     live: Mutex<HashMap<PairId, RoomLock>>,
     limits: Arc<Limits>,
     bus: Option<Arc<Link>>,
@@ -105,12 +107,12 @@ impl Rooms {
         locked(&self.live).len()
     }
 
-    /// Whose they are.
+    /// The pairs of the rooms.
     pub(in crate::signaling) fn pairs(&self) -> Vec<PairId> {
         locked(&self.live).keys().cloned().collect()
     }
 
-    /// Puts a socket into the room of its pair, which is made when it is the first.
+    /// Adds a socket to the room of its pair, which is created for the first socket.
     pub(super) fn enter(
         &self,
         pair: &PairId,
@@ -134,7 +136,7 @@ impl Rooms {
         Arc::clone(room)
     }
 
-    /// The room of a pair with somebody in it.
+    /// The room of a pair, if it has a socket on this node.
     pub(in crate::signaling) fn of(&self, pair: &PairId) -> Option<RoomLock> {
         locked(&self.live).get(pair).cloned()
     }
@@ -143,7 +145,7 @@ impl Rooms {
         locked(&self.live).values().cloned().collect()
     }
 
-    /// Unseats a socket; the room goes with the last one.
+    /// Removes a socket; the room is removed with its last socket.
     pub(super) fn leave(&self, pair: &PairId, member: &Identity, reason: LeaveReason) {
         let mut rooms = locked(&self.live);
         let Some(room) = rooms.get(pair) else { return };

@@ -1,7 +1,7 @@
-//! One live socket: reading, writing, pings, expiry of its token, and its end.
+//! One live socket: reading, writing, pings, token expiry, and draining.
 //!
-//! The five run side by side in one task; whichever finishes first ends the socket. Reading never
-//! waits for the other device, and writing never holds up reading.
+//! These run concurrently in one task; the first to finish ends the socket. Writing never blocks
+//! reading. Reading pauses only to let a peer or the bus catch up.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -37,16 +37,16 @@ use crate::{
     types::{ConnId, DeviceId, PairId},
 };
 
-/// Longest piece of a client's text quoted back to it, characters.
+/// Maximum length, in characters, of a client's text quoted in an error.
 const QUOTE: usize = 120;
 
-/// Frames read before other tasks have their turn; a quarter of what may wait for the peer.
-const FRAMES_A_TURN: u32 = 16;
+/// Frames read before yielding to other tasks; a quarter of the peer's queue.
+const FRAMES_PER_TURN: u32 = 16;
 
-/// How long a socket is not read from after a message to a peer whose queue is filling up.
+/// Pause in reading after a message to a peer whose queue is filling up.
 const FULL_PEER_PAUSE: Duration = Duration::from_millis(1);
 
-/// Who a socket is.
+/// The identity of a socket, and its queue.
 pub(super) struct Identity {
     pub device: DeviceId,
     pub role: Role,
@@ -60,7 +60,7 @@ pub(super) struct Member {
     room: RoomLock,
     pair: PairId,
     identity: Identity,
-    /// Expiry of its token, seconds since 1970; `auth` moves it.
+    /// Expiry of its token, seconds since 1970; updated by `auth`.
     exp: watch::Sender<u64>,
     /// Number of the latest pong.
     pong: watch::Sender<u64>,
@@ -79,7 +79,7 @@ impl Member {
         Self { shared, room, pair, identity, exp, pong, since: Instant::now() }
     }
 
-    /// Runs the socket to its end.
+    /// Runs the socket until it ends.
     pub(super) async fn run<S>(self, websocket: WebSocketStream<S>)
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -94,7 +94,7 @@ impl Member {
             end = self.expire() => end,
             end = self.drain() => end,
         };
-        // Another node has its own look at the pair later; it can as well hear of it now.
+        // Reported to the peer's node as a revocation, so that it need not wait for its own check.
         let revoked = end.code == Some(close::PAIR_REVOKED);
         let left = if revoked { LeaveReason::Revoked } else { end.left };
         self.shared.rooms.leave(&self.pair, &self.identity, left);
@@ -112,14 +112,14 @@ impl Member {
             code: end.code,
             reason: end.reason,
         });
-        let patience = self.shared.config.timings.close_within;
+        let limit = self.shared.config.timings.close_within;
         let rest = match end.code {
             None | Some(close::SLOW_CONSUMER) => Vec::new(),
             Some(_) => self.identity.outbox.rest(),
         };
         let farewell =
             websocket::say_goodbye(sink, stream, rest, end.code.map(|code| (code, end.reason)));
-        if timeout(patience, Box::pin(farewell)).await.is_err() {
+        if timeout(limit, Box::pin(farewell)).await.is_err() {
             tracing::debug!(conn = %self.identity.conn, "the client did not answer the close");
         }
     }
@@ -134,7 +134,7 @@ impl Member {
             let frame = match stream.next().await {
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) if fragments::is_flood(&error) => {
-                    self.refuse("rate-limited", "too many fragments of messages", None);
+                    self.refuse("rate-limited", "too many message fragments", None);
                     let reason = "too many frames";
                     return End::with(close::RATE_LIMITED, reason, LeaveReason::Closed);
                 }
@@ -164,7 +164,7 @@ impl Member {
             if let Some(end) = end {
                 return end;
             }
-            // A burst must not fill the peer's queue before the peer's task had its turn.
+            // A burst must not fill the peer's queue before the peer's task has run.
             if pause {
                 sleep(FULL_PEER_PAUSE).await;
                 while self.is_congested() {
@@ -172,14 +172,14 @@ impl Member {
                 }
                 continue;
             }
-            frames = (frames + 1) % FRAMES_A_TURN;
+            frames = (frames + 1) % FRAMES_PER_TURN;
             if frames == 0 {
                 tokio::task::yield_now().await;
             }
         }
     }
 
-    /// Whether the bus between the nodes is behind with this socket's messages.
+    /// Whether too many messages of this socket are waiting for the bus.
     fn is_congested(&self) -> bool {
         locked(&self.room).room.room.is_congested(self.identity.role, &self.identity.conn)
     }
@@ -190,7 +190,7 @@ impl Member {
         }
     }
 
-    /// Counts a frame; `Ok(false)` when it is one too many and was answered with an error.
+    /// Counts a frame; `Ok(false)` if it exceeds the rate and was answered with an error.
     fn meter(&self, meters: &mut Meters) -> Result<bool, End> {
         let now = Instant::now();
         if meters.messages.take(now) {
@@ -203,7 +203,7 @@ impl Member {
         Ok(false)
     }
 
-    /// Takes one message; `Ok(true)` when the peer's queue is filling up.
+    /// Handles one message; `Ok(true)` if the peer's queue is filling up.
     async fn on_text(&self, text: Text, meters: &mut Meters) -> Result<bool, End> {
         self.shared.counters.bytes_in.fetch_add(text.len() as u64, Ordering::Relaxed);
         if text.len() > self.shared.config.limits.message_bytes {
@@ -219,11 +219,11 @@ impl Member {
                 if let Some(kind) = Kind::of(&message.body) {
                     return Ok(self.relay(kind, t, text));
                 }
-                self.schema_error(meters, "server-only", "only the server sends this", Some(t))
+                self.schema_error(meters, "server-only", "only the server sends this type", Some(t))
             }
             Err(ParseError::OtherPair) => Err(End::with(
                 close::WRONG_PAIR,
-                "the message's pairId is not the token's",
+                "the pairId of the message differs from the token's",
                 LeaveReason::Closed,
             )),
             Err(ParseError::UnknownType(t)) => {
@@ -234,7 +234,7 @@ impl Member {
         }
     }
 
-    /// Passes a message on; true when the peer's queue is filling up.
+    /// Relays a message; true if the peer's queue is filling up.
     fn relay(&self, kind: Kind, t: &'static str, text: Text) -> bool {
         let identity = &self.identity;
         let (outcome, filling) =
@@ -246,7 +246,7 @@ impl Member {
             Relayed::Dropped => {
                 counters.undeliverable.count(t);
                 if !matches!(kind, Kind::Bye | Kind::State) {
-                    let what = "the other device is away, and this was not kept for it";
+                    let what = "the other device is not connected; the message was dropped";
                     self.refuse("peer-absent", what, Some(t));
                 }
             }
@@ -254,7 +254,7 @@ impl Member {
         filling
     }
 
-    /// `auth`: a fresh token for the same device and pair.
+    /// Handles `auth`: a fresh token for the same device and pair.
     async fn on_auth(&self, token: &str) -> Result<bool, End> {
         let bad = |reason| Err(End::with(close::BAD_TOKEN, reason, LeaveReason::Closed));
         match self.shared.verifier.check(token, unix_now()).await {
@@ -268,13 +268,14 @@ impl Member {
                 Ok(false)
             }
             Err(error @ TokenError::KeysUnavailable(_)) => {
-                tracing::warn!(conn = %self.identity.conn, %error, "a fresh token was not checked");
-                self.refuse(error.code(), "the token cannot be checked now", Some("auth"));
+                tracing::warn!(conn = %self.identity.conn, %error, "cannot check a fresh token");
+                let message = "the token cannot be checked at the moment";
+                self.refuse(error.code(), message, Some("auth"));
                 Ok(false)
             }
             Err(error) => {
-                tracing::info!(conn = %self.identity.conn, %error, "a fresh token was refused");
-                bad("the fresh token is refused")
+                tracing::info!(conn = %self.identity.conn, %error, "a fresh token was rejected");
+                bad("the fresh token was rejected")
             }
         }
     }
@@ -299,7 +300,7 @@ impl Member {
         reference: Option<&str>,
     ) -> Result<bool, End> {
         if !meters.schema_errors.take(Instant::now()) {
-            let reason = "messages kept breaking the schema";
+            let reason = "too many messages violate the schema";
             return Err(End::with(close::SCHEMA_ERRORS, reason, LeaveReason::Closed));
         }
         self.refuse(code, message, reference);
@@ -328,7 +329,7 @@ impl Member {
         }
     }
 
-    /// Pings; ends when a pong does not come in time.
+    /// Sends pings; ends when a pong does not arrive in time.
     async fn keep_alive(&self) -> End {
         let timings = &self.shared.config.timings;
         let mut pong = self.pong.subscribe();
@@ -340,10 +341,10 @@ impl Member {
                 break;
             }
         }
-        End::with(close::NO_PONG, "no pong came", LeaveReason::Timeout)
+        End::with(close::NO_PONG, "no pong received", LeaveReason::Timeout)
     }
 
-    /// Ends when the token is past its expiry and the grace.
+    /// Ends when the token has expired and the grace period has elapsed.
     async fn expire(&self) -> End {
         if self.shared.config.connect_only {
             return std::future::pending().await;
@@ -352,33 +353,33 @@ impl Member {
         loop {
             let deadline = Duration::from_secs(*exp.borrow_and_update())
                 .saturating_add(self.shared.config.timings.expiry_grace);
-            // Counted anew after each wait: the wall clock may have been set meanwhile.
+            // Computed again after each wait, because the wall clock may have been adjusted.
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let left = deadline.saturating_sub(now);
             if left.is_zero() {
                 return End::with(close::TOKEN_EXPIRED, "the token expired", LeaveReason::Expired);
             }
-            // A change of `exp` is the only other thing that matters.
+            // Returns early if `exp` changes.
             let _ = timeout(left, exp.changed()).await;
         }
     }
 
-    /// Ends at a random moment after the server began to drain.
+    /// Ends at a random time after the server started to drain.
     async fn drain(&self) -> End {
         let mut draining = self.shared.draining.subscribe();
         if draining.wait_for(|draining| *draining).await.is_ok() {
             sleep(self.shared.config.timings.drain_jitter.mul_f64(rand::random())).await;
         }
-        End::with(close::RESTART, "the server restarts", LeaveReason::Closed)
+        End::with(close::RESTART, "the server is restarting", LeaveReason::Closed)
     }
 }
 
-/// Closes a socket that could not be seated because the bus between the nodes went away.
+/// Closes a socket that could not be seated because the bus was lost.
 pub(super) async fn turn_away<S>(shared: &Shared, websocket: WebSocketStream<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let reason = "the bus between the nodes is away";
+    let reason = "the bus between the nodes is not available";
     shared.counters.closed.count(&close::TRY_AGAIN_LATER.to_string());
     let (sink, stream) = websocket.split();
     let end = Some((close::TRY_AGAIN_LATER, reason));

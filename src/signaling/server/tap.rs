@@ -1,4 +1,4 @@
-//! Who comes, who goes and who is refused, for those who watch a server on a terminal.
+//! Reports devices that join, leave or are rejected, for display on the server's terminal.
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
@@ -7,57 +7,57 @@ use crate::{
     types::{DeviceId, PairId},
 };
 
-/// Something that happened at the server's door.
+/// An event of a device at this server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Visit {
-    /// A device has a seat in its room.
+    /// A device joined the room of its pair.
     Joined {
-        /// Who.
+        /// The device.
         device: DeviceId,
-        /// Which of the pair's two.
+        /// Its role in the pair.
         role: Role,
-        /// Whose room.
+        /// The pair.
         pair: PairId,
-        /// From where, where that is known.
+        /// Address of the client, if known.
         client: Option<IpAddr>,
     },
-    /// A device has left its room, for whatever reason.
+    /// A device left the room of its pair.
     Left {
-        /// Who.
+        /// The device.
         device: DeviceId,
-        /// Which of the pair's two.
+        /// Its role in the pair.
         role: Role,
-        /// Whose room.
+        /// The pair.
         pair: PairId,
-        /// How long it was there.
+        /// How long it was in the room.
         after: Duration,
-        /// Close code that the server sent; none when the connection broke or the device closed it.
+        /// Close code sent by the server; `None` if the connection broke or the device closed it.
         code: Option<u16>,
-        /// Why, in a few words.
+        /// Short reason.
         reason: &'static str,
     },
-    /// A handshake or a request for a token was refused.
+    /// A handshake or a token request was rejected.
     Refused {
-        /// Why, in kebab case.
+        /// Error code, in kebab case.
         code: &'static str,
-        /// Why, in a sentence; it may quote the client.
+        /// The reason as a sentence; it may quote the client.
         message: String,
-        /// From where, where that is known.
+        /// Address of the client, if known.
         client: Option<IpAddr>,
     },
 }
 
-/// Whoever watches. It is called in the middle of things, so it must neither wait nor block.
+/// A callback for visits. The server calls it while it handles a socket, so it must not block.
 #[derive(Clone, Default)]
 pub struct Tap(Option<Arc<dyn Fn(Visit) + Send + Sync>>);
 
 impl Tap {
-    /// Has `watch` called with every visit.
+    /// A tap that calls `watch` for every visit.
     pub fn new(watch: impl Fn(Visit) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(watch)))
     }
 
-    /// Shows the visit that `visit` makes, if anybody watches.
+    /// Passes the visit built by `visit` to the callback, if there is one.
     pub fn show(&self, visit: impl FnOnce() -> Visit) {
         if let Some(watch) = &self.0 {
             watch(visit());
@@ -67,6 +67,6 @@ impl Tap {
 
 impl fmt::Debug for Tap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "Tap(watched)" } else { "Tap(nobody)" })
+        f.write_str(if self.0.is_some() { "Tap(watched)" } else { "Tap(unwatched)" })
     }
 }

@@ -1,6 +1,6 @@
-//! How this server speaks WebSocket (RFC 6455): buffers, limits, the close code for each way a client
-//! can break the protocol, and a close that the client has a chance to read. No permessage-deflate (RFC
-//! 7692): descriptions are small, and a compressor for each socket is not.
+//! The server's WebSocket layer (RFC 6455): buffers, limits, the close code for each protocol
+//! violation, and a close that the client can still read. There is no permessage-deflate (RFC 7692):
+//! descriptions are small, but a compressor per socket is not.
 
 use futures_util::{
     SinkExt, StreamExt,
@@ -18,14 +18,15 @@ use tokio_tungstenite::{
 
 use crate::proto::signaling::close;
 
-/// Messages up to this size are read before they are refused, bytes: closing with unread data in the
-/// kernel would reset the connection, and the client would not see 1009.
+/// Messages up to this size, in bytes, are read completely before they are rejected: closing with
+/// unread data in the kernel would reset the connection, and the client would not receive 1009.
 pub const READ_LIMIT: usize = 1024 * 1024;
 
-/// Read at once, bytes; each socket has as much for good. Most messages are candidates of some 250 bytes.
+/// Read buffer in bytes, allocated for the lifetime of each socket. Most messages are candidates of
+/// about 250 bytes.
 const READ_BUFFER: usize = 1024;
 
-/// The server's side of a WebSocket on a connection that was upgraded.
+/// Starts a server WebSocket on an upgraded connection.
 pub async fn accept<S>(io: S) -> WebSocketStream<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -38,7 +39,7 @@ where
     WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await
 }
 
-/// The close code for a frame that could not be read; none when the connection is broken.
+/// The close code for a frame that could not be read; `None` if the connection is broken.
 #[must_use]
 pub fn close_code(error: &WsError) -> Option<u16> {
     match error {
@@ -50,9 +51,9 @@ pub fn close_code(error: &WsError) -> Option<u16> {
     }
 }
 
-/// Sends `rest` and the close frame, then reads until the client has closed, too: closing with unread
-/// data would reset the connection before the client has read the close frame. Without a code the
-/// client has closed already.
+/// Sends `rest` and the close frame, then reads until the client closes as well: closing with unread
+/// data would reset the connection before the client has read the close frame. `end` is `None` if the
+/// client closed the socket or the connection is broken.
 pub async fn say_goodbye<S>(
     mut sink: SplitSink<WebSocketStream<S>, Frame>,
     mut stream: SplitStream<WebSocketStream<S>>,
@@ -79,11 +80,11 @@ pub async fn say_goodbye<S>(
     if answered {
         return;
     }
-    // What came could not be read as frames, and neither can the rest.
+    // Frames can no longer be parsed, so the remaining bytes are read and discarded.
     let Ok(mut websocket) = sink.reunite(stream) else { return };
     let io = websocket.get_mut();
     if io.shutdown().await.is_ok() {
-        // On the heap: every socket's task is as large as what it may hold across an await.
+        // On the heap, because local variables held across an await enlarge the task of every socket.
         let mut rest = vec![0; 4096];
         while matches!(io.read(&mut rest).await, Ok(read) if read > 0) {}
     }

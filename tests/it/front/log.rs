@@ -179,7 +179,7 @@ async fn json_lines_hold_no_secrets_and_tie_a_socket_to_its_request() {
     assert_eq!(other["status"], 405, "{other}");
     let closed = of("socket closed").find(|line| line["conn"] == opened["conn"]).unwrap();
     assert_eq!(closed["code"], "4500", "{closed}");
-    assert!(of("handshake refused").all(|line| line["request"].is_string()));
+    assert!(of("handshake rejected").all(|line| line["request"].is_string()));
     assert!(of("listening").next().is_some() && of("shutting down").next().is_some());
 }
 
