@@ -66,7 +66,7 @@ pub struct ClientConfig {
     pub ping_every: Duration,
     /// Timeout after a ping: without any incoming frame the socket is abandoned.
     pub pong_within: Duration,
-    /// The same after a ping by [`ClientHandle::probe`].
+    /// The same timeout for a ping by [`ClientHandle::probe`].
     pub probe_within: Duration,
 }
 
@@ -103,8 +103,8 @@ pub enum ClientEvent {
         again: bool,
         /// Duration of each connection step.
         timings: DialTimings,
-        /// How far this machine's clock is ahead of that of the token API, or else of the signaling server,
-        /// seconds (behind when negative); `None` when unknown or below 2 s.
+        /// Seconds by which this machine's clock is ahead (negative: behind) of the token API's clock or, if that
+        /// is unknown, of the signaling server's; `None` if unknown or below 2 s.
         clock_skew: Option<f64>,
     },
     /// A message from the server or the other device.
@@ -168,8 +168,8 @@ impl ClientHandle {
         })
     }
 
-    /// Abandons the socket and reconnects immediately: the machine's network has changed, and the old socket would
-    /// fail only after half a minute.
+    /// Abandons the socket and reconnects immediately. For use after a change of network, when the old socket
+    /// would fail only after half a minute.
     pub fn reconnect(&self) {
         self.again.notify_one();
     }

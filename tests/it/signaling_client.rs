@@ -601,7 +601,7 @@ async fn failures_before_http_are_told_apart() {
     let error = failure(config).await;
     assert_eq!((error.stage(), error.code().as_str()), (Stage::Signaling, "tcp-refused"));
     assert!(error.to_string().contains(&url), "{error}");
-    assert!(error.remedy().contains("`orion-peer serve` running at 127.0.0.1:"));
+    assert!(error.remedy().contains("`orion-peer serve` is running at 127.0.0.1:"));
 }
 
 #[tokio::test]

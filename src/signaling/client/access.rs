@@ -19,13 +19,13 @@ use crate::{
 pub struct Access {
     /// The JWT.
     pub token: String,
-    /// The pair it is for.
+    /// The pair that the token is for.
     pub pair_id: PairId,
-    /// The device it is for.
+    /// The device that the token is for.
     pub device_id: Option<DeviceId>,
-    /// Its expiry, seconds since 1970.
+    /// Expiry of the token, seconds since 1970.
     pub exp: Option<u64>,
-    /// ICE servers that came with it.
+    /// ICE servers returned with the token.
     pub ice_servers: Vec<IceServer>,
     /// How far this machine's clock is ahead of the token API's, seconds (behind when negative);
     /// `None` when unknown or below 2 s.
@@ -47,13 +47,13 @@ impl fmt::Debug for Access {
 /// Supplies tokens to the signaling client.
 #[async_trait]
 pub trait TokenProvider: Send + Sync {
-    /// A token; a fresh one at each call, if possible.
+    /// Returns a token; a fresh one on each call, if possible.
     ///
     /// # Errors
     /// [`TokenError`] when no token is available.
     async fn access(&self) -> Result<Access, TokenError>;
 
-    /// Whether another call can return another token.
+    /// Whether another call can return a different token.
     fn renews(&self) -> bool {
         true
     }
@@ -67,7 +67,7 @@ impl StaticToken {
     /// Reads pair, device and expiry from the token's claims. The signature is not checked; the server does that.
     ///
     /// # Errors
-    /// [`TokenError::Unreadable`] when it is not a JWT with the contract's claims.
+    /// [`TokenError::Unreadable`] when the token is not a JWT with the contract's claims.
     pub fn new(token: &str) -> Result<Self, TokenError> {
         let token = token.trim();
         let claims = read_claims(token)?;

@@ -36,7 +36,7 @@ impl Backoff {
         Duration::from_millis(base) + self.jitter.mul_f64(self.random.random::<f64>())
     }
 
-    /// Starts over, after a connection that lasted.
+    /// Restarts the sequence after a stable connection.
     pub fn reset(&mut self) {
         self.attempt = 0;
     }
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_are_the_contracts() {
+    fn pauses_follow_the_contract() {
         let mut backoff = Backoff::new(Duration::ZERO, 1);
         let pauses: Vec<_> = (0..8).map(|_| backoff.pause().as_millis()).collect();
         assert_eq!(pauses, [0, 300, 1200, 2700, 4800, 7000, 7000, 7000]);
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn jitter_is_seeded_and_bounded() {
+    fn jitter_is_reproducible_and_limited() {
         let pauses = |seed| -> Vec<Duration> {
             let mut backoff = Backoff::new(Duration::from_secs(1), seed);
             (0..6).map(|_| backoff.pause()).collect()

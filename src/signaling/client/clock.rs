@@ -1,13 +1,13 @@
-//! Difference between this machine's clock and a server's, by the `Date` header of a response (RFC 9110 §6.6.1).
+//! Difference between this machine's clock and a server's, from the `Date` header (RFC 9110 §6.6.1).
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::types::{clock_skew_words, epoch_seconds};
 
-/// Minimum reported difference, seconds: the header has a resolution of one second, and the response took time.
+/// Minimum reported difference, seconds: the header has a resolution of one second, and responses are delayed.
 const MIN_SKEW: f64 = 2.0;
 
-/// Seconds since 1970 of a date in a header (RFC 9110 §5.6.7).
+/// Parses the date in a header (RFC 9110 §5.6.7); returns seconds since 1970.
 pub(in crate::signaling) fn http_date(text: &str) -> Option<i64> {
     jiff::fmt::rfc2822::parse(text).ok().map(|date| date.timestamp().as_second())
 }
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn the_servers_time_is_ours_minus_the_difference() {
+    fn the_servers_time_is_the_local_time_minus_the_difference() {
         let now = |seconds: u64| UNIX_EPOCH + Duration::from_secs(seconds);
         assert_eq!(server_time(now(1000), None), Duration::from_secs(1000));
         assert_eq!(server_time(now(4600), Some(3600.0)), Duration::from_secs(1000));

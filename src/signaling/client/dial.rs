@@ -1,5 +1,5 @@
-//! One connection attempt: DNS, TCP, TLS, WebSocket upgrade (RFC 6455 §4.1), with the duration and the error of each
-//! step.
+//! One connection attempt: DNS, TCP, TLS and WebSocket upgrade (RFC 6455 §4.1), with the duration and the error of
+//! each step.
 
 use std::{
     io,
@@ -46,13 +46,13 @@ use crate::{
 /// A socket to the server.
 pub type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// Maximum message size that is read; messages over the contract's 64 KiB are then ignored, not fatal.
+/// Maximum size of a message that is read; above the contract's 64 KiB, so that larger ones are ignored, not fatal.
 const MAX_MESSAGE_BYTES: usize = 1 << 20;
 
 /// Size of the read buffer, bytes; the default of 128 KiB is for busy sockets.
 const READ_BUFFER: usize = 4096;
 
-/// Duration of each step to a socket; the sum if a step was needed twice.
+/// Duration of each connection step; the sum if a step was repeated.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DialTimings {
     /// Fetching the token; `None` for a fixed token.
@@ -110,7 +110,7 @@ async fn attempt(
 ) -> Result<Dialed, ClientError> {
     match upgrade(url, token, trust, source, true, timings).await? {
         Ok(dialed) => Ok(dialed),
-        // A server without support for subprotocols is fine, too.
+        // Servers without support for subprotocols are accepted as well.
         Err(tungstenite::Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(
             SubProtocolError::NoSubProtocol,
         ))) => upgrade(url, token, trust, source, false, timings)
@@ -137,7 +137,7 @@ pub async fn open(
     dial(url, token, trust, source, within, &mut timings).await.map(|dialed| dialed.socket)
 }
 
-/// What is known about a server without joining a room.
+/// The result of [`probe_server`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ServerProbe {
     /// Duration of each step.
@@ -146,8 +146,8 @@ pub struct ServerProbe {
     pub clock_skew: Option<f64>,
 }
 
-/// Connects as far as the WebSocket upgrade, with an invalid token: a signaling server rejects it with 401 or 403,
-/// which shows that it is running and leaves its rooms alone.
+/// Connects up to the WebSocket upgrade, with an invalid token: a signaling server rejects it with 401 or 403, which
+/// shows that the server is running and does not affect its rooms.
 ///
 /// # Errors
 /// [`ClientError`] when no signaling server answers.
@@ -235,7 +235,7 @@ async fn connect(
                     proxy.tunnel(&mut stream, url).await?;
                 }
                 timings.tcp += resolved.elapsed();
-                // Without it, small messages wait for acknowledgements; a failure only costs latency.
+                // Otherwise small messages wait for acknowledgements; a failure only costs latency.
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
@@ -255,7 +255,7 @@ async fn open_tcp(address: SocketAddr, source: Option<IpAddr>) -> io::Result<Tcp
     socket.connect(address).await
 }
 
-/// TLS, for `wss://`.
+/// Performs the TLS handshake for `wss://`.
 async fn secure(
     url: &Url,
     stream: TcpStream,

@@ -26,7 +26,7 @@ pub fn endpoint(given: &str) -> Result<Url, ClientError> {
         return Err(wrong("it must not contain a user name or password".into()));
     }
     let changed = url.set_scheme(scheme);
-    debug_assert!(changed.is_ok(), "all four schemes are special ones");
+    debug_assert!(changed.is_ok(), "all four are special schemes");
     if url.path() == "/" {
         url.set_path(PATH);
     }

@@ -7,7 +7,7 @@ use url::Url;
 use super::{clock::with_clock, redact::redacted, token_error::TokenError, unreachable};
 use crate::{proto::signaling::close, types::Stage};
 
-/// Why there is no signaling connection.
+/// The cause of a failed signaling connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The URL is not valid.
@@ -15,10 +15,10 @@ pub enum ClientError {
     Url {
         /// As given, without its query.
         url: String,
-        /// Why it is not valid.
+        /// The reason it is not valid.
         reason: String,
     },
-    /// No token to connect with.
+    /// No token is available.
     #[error(transparent)]
     Token(#[from] TokenError),
     /// The host name cannot be resolved.
@@ -29,7 +29,7 @@ pub enum ClientError {
         /// The cause.
         source: io::Error,
     },
-    /// No TCP connection.
+    /// The TCP connection failed.
     #[error("cannot connect to {url}: {source}")]
     Connect {
         /// The server.
@@ -37,7 +37,7 @@ pub enum ClientError {
         /// The cause.
         source: io::Error,
     },
-    /// The proxy from the environment does not connect.
+    /// The connection through the proxy named by the environment failed.
     #[error("proxy {proxy}: {reason}")]
     Proxy {
         /// The proxy, without its login.
@@ -93,7 +93,7 @@ pub enum ClientError {
         /// Target of the redirect.
         target: Url,
     },
-    /// Something answers, but not by the WebSocket protocol.
+    /// The server answers, but not with the WebSocket protocol.
     #[error("{url} is not a WebSocket server: {reason}")]
     NotWebSocket {
         /// The server.
@@ -108,7 +108,7 @@ pub enum ClientError {
         url: String,
         /// Close code, 4500-4999.
         code: u16,
-        /// Its reason.
+        /// Close reason.
         reason: String,
     },
 }
@@ -159,7 +159,7 @@ impl ClientError {
         }
     }
 
-    /// What the user can do about it.
+    /// What the user can do about the failure.
     #[must_use]
     pub fn remedy(&self) -> String {
         match self {
@@ -244,14 +244,12 @@ fn refused(status: u16, retry_after: Option<Duration>, clock_skew: Option<f64>) 
         ),
         403 => "check that the device belongs to the active pair named in the token".into(),
         404 => "check the path of the signaling URL: it is /api/signal".into(),
-        426 => "the server was reached, but something on the path removes the WebSocket upgrade: \
-                check proxies"
-            .into(),
+        426 => "check for a proxy on the path that removes the WebSocket upgrade".into(),
         429 => retry_after.map_or_else(
             || "wait before connecting again".into(),
             |after| format!("wait {} s before connecting again", after.as_secs()),
         ),
-        503 => "the server or its pair store is down or draining: try again later".into(),
+        503 => "try again later: the server or its pair store is down or draining".into(),
         _ => "check the server's log".into(),
     }
 }
@@ -260,10 +258,10 @@ fn closed(code: u16) -> &'static str {
     match code {
         close::BAD_TOKEN => "get a fresh token for the same device and pair",
         close::WRONG_PAIR => "connect with a token for the pair of the messages",
-        close::REPLACED => "the same device connected elsewhere: stop one of the two",
+        close::REPLACED => "stop one of the two clients: the same device has connected elsewhere",
         close::PAIR_REVOKED => "pair the devices again",
         close::SCHEMA_ERRORS => {
-            "client and server use different protocol versions: update the older one"
+            "update the older of client and server: their protocol versions differ"
         }
         _ => "check the server's log",
     }

@@ -13,7 +13,7 @@ use crate::{proto::token::ErrorBody, stun::stream::certificate::Presented, types
 /// Maximum number of redirects that are followed, all on one host.
 pub(in crate::signaling) const MAX_REDIRECTS: usize = 3;
 
-/// Why TLS failed; for an untrusted certificate, which one it is.
+/// The cause of a TLS error; an untrusted certificate is described.
 pub(in crate::signaling) fn tls_reason(error: &rustls::Error) -> String {
     Presented::in_error(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_in_seconds_or_a_date() {
+    fn retry_after_is_a_number_of_seconds_or_a_date() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_445_412_450);
         let date = Some("Wed, 21 Oct 2015 07:27:00 GMT");
         let pause = |header, date| retry_after(header, date, now).map(|pause| pause.as_secs());
@@ -102,7 +102,7 @@ mod tests {
         assert_eq!(pause(Some("Wed, 21 Oct 2015 07:28:00 GMT"), date), Some(60));
         // By this machine's clock it is 07:27:30.
         assert_eq!(pause(Some("Wed, 21 Oct 2015 07:28:00 GMT"), None), Some(30));
-        assert_eq!(pause(Some("Wed, 21 Oct 2015 07:26:00 GMT"), date), Some(0), "over");
+        assert_eq!(pause(Some("Wed, 21 Oct 2015 07:26:00 GMT"), date), Some(0), "past");
         for unreadable in [None, Some("soon"), Some("-1"), Some("")] {
             assert_eq!(pause(unreadable, date), None);
         }

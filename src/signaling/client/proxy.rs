@@ -1,4 +1,4 @@
-//! Connects to a signaling server through the proxy named by the environment, by `CONNECT` (RFC 9110 §9.3.6).
+//! Connects to a signaling server through the proxy named by the environment, with `CONNECT` (RFC 9110 §9.3.6).
 //!
 //! The variables are the same as for curl and for the token client: `HTTPS_PROXY` for `wss:`, `HTTP_PROXY` for
 //! `ws:`, `ALL_PROXY` for both, and `NO_PROXY` for servers reached directly. Loopback is always reached directly.
@@ -82,7 +82,7 @@ impl Proxy {
             if answer.len() >= MAX_ANSWER {
                 return Err(failed("the response is too long".into()));
             }
-            // Byte by byte: the following data belongs to the server.
+            // Byte by byte, because the data after the response comes from the server.
             let byte = stream.read_u8().await.map_err(|_| failed(answered(&answer)))?;
             answer.push(byte);
         }
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_selects_the_servers_behind_a_proxy() {
+    fn the_environment_selects_the_proxy_of_a_server() {
         let matcher = Matcher::builder()
             .http("http://u:hush@proxy.example:3128")
             .https("http://[2001:db8::1]:8080")
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_proxy_is_asked_to_connect() {
+    async fn the_request_to_the_proxy_is_connect() {
         let (result, request, rest) =
             answered_with(b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\nserver").await;
         assert!(result.is_ok(), "{result:?}");
@@ -168,11 +168,11 @@ mod tests {
             "CONNECT [2001:db8::7]:443 HTTP/1.1\r\nHost: [2001:db8::7]:443\r\n\
              Proxy-Authorization: Basic aHVzaA==\r\n\r\n"
         );
-        assert_eq!(rest, b"server", "the following data comes from the server");
+        assert_eq!(rest, b"server", "the data after the response comes from the server");
     }
 
     #[tokio::test]
-    async fn a_proxy_that_rejects_is_named() {
+    async fn errors_name_the_proxy() {
         for (answer, words) in [
             (&b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"[..], "407"),
             (b"HTTP/1.0 403 Forbidden\r\n\r\n", "403"),

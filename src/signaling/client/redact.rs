@@ -8,7 +8,7 @@ pub fn redacted(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
     url.set_fragment(None);
-    // Both fail only for URLs that cannot hold a user.
+    // Both fail only for URLs that cannot contain a user.
     let _ = url.set_username("");
     let _ = url.set_password(None);
     url.to_string()

@@ -76,7 +76,7 @@ pub(super) async fn run(
 
 struct Client {
     queue: mpsc::Receiver<Body>,
-    /// Taken from the queue, but not written before the socket was lost.
+    /// A message that was taken from the queue but not sent before the socket was lost.
     unsent: Option<Body>,
     /// Notified to reconnect immediately.
     again: Arc<Notify>,
@@ -92,7 +92,7 @@ struct Outlet {
 }
 
 impl Outlet {
-    /// Passes an event on, unless the client is being closed.
+    /// Emits an event, unless the client is being closed.
     async fn emit(&mut self, event: ClientEvent) {
         tokio::select! {
             _ = self.events.send(event) => {}
@@ -100,7 +100,7 @@ impl Outlet {
         }
     }
 
-    /// Passes the last event on; waits for a slow reader, but not for long.
+    /// Emits the last event; waits up to [`CLOSE_WITHIN`] for a slow reader.
     async fn last(self, event: ClientEvent) {
         let _ = timeout(CLOSE_WITHIN, self.events.send(event)).await;
     }
@@ -195,7 +195,7 @@ struct Established {
     timings: DialTimings,
 }
 
-/// One attempt; with a second token if the first one is rejected.
+/// Makes one attempt, and a second one with a fresh token if the server rejects the first token.
 async fn establish(config: &ClientConfig, url: &Url) -> Result<Established, ClientError> {
     let mut timings = DialTimings::default();
     let mut access = fetch_access(config, &mut timings).await?;

@@ -76,7 +76,7 @@ impl TokenClient {
     /// The same client with other trusted certificates.
     ///
     /// # Errors
-    /// [`TokenError::Unreachable`] when TLS does not accept them.
+    /// [`TokenError::Unreachable`] if the HTTP client cannot be built with them.
     pub fn trusting(self, trust: &Trust) -> Result<Self, TokenError> {
         let http = http_client(&self.url, trust)?;
         Ok(Self { http, ..self })
@@ -187,7 +187,7 @@ impl TokenProvider for TokenClient {
     }
 }
 
-/// Keeps the first [`MAX_ICE_URLS`] URLs, and the servers that have some of them.
+/// Keeps the first [`MAX_ICE_URLS`] URLs, and removes servers without URLs.
 fn limit(servers: &mut Vec<IceServer>) {
     let mut left = MAX_ICE_URLS;
     for server in servers.iter_mut() {
@@ -206,7 +206,7 @@ fn http_client(url: &Url, trust: &Trust) -> Result<reqwest::Client, TokenError> 
     };
     let mut builder =
         reqwest::Client::builder().timeout(WITHIN).redirect(reqwest::redirect::Policy::none());
-    // A token is fetched every few minutes. After a change of network, a kept connection would fail only by
+    // A token is fetched every few minutes. After a change of network, a pooled connection would fail only at
     // the timeout.
     builder = builder.pool_max_idle_per_host(0);
     // The same trusted certificates as for a wss:// server, regardless of this machine's own list.
@@ -252,7 +252,7 @@ fn unreachable_at(url: &str, error: &reqwest::Error) -> TokenError {
     TokenError::Unreachable { url: url.to_owned(), stage, code, reason }
 }
 
-/// The failed stage of a request, and the error code.
+/// The stage at which a request failed, and the error code.
 fn failed_step(error: &reqwest::Error) -> (Stage, &'static str) {
     if chain(error).any(|cause| cause.to_string().contains("dns error")) {
         return (Stage::Dns, "dns-failed");

@@ -8,7 +8,7 @@ use crate::{proto::token::PATH, types::Stage};
 /// [`TokenError::code`] of a TLS handshake that was answered in plain text.
 pub(super) const PLAIN_TEXT: &str = "tls-plain-text";
 
-/// Why there is no token. No variant contains a token.
+/// The reason that no token is available. No variant contains a token.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The URL is not valid.
@@ -16,7 +16,7 @@ pub enum TokenError {
     Url {
         /// As given, without its query.
         url: String,
-        /// Why it is not valid.
+        /// The reason it is not valid.
         reason: String,
     },
     /// The given token is malformed.
@@ -71,7 +71,7 @@ pub enum TokenError {
     Answer {
         /// The token API.
         url: String,
-        /// Why it is not valid.
+        /// The reason it is not valid.
         reason: String,
     },
 }
@@ -102,7 +102,7 @@ impl TokenError {
         }
     }
 
-    /// What the user can do about it.
+    /// What the user can do about the failure.
     #[must_use]
     pub fn remedy(&self) -> String {
         match self {
@@ -111,7 +111,8 @@ impl TokenError {
                 "pass the complete JWT, three parts separated by dots, or @FILE".into()
             }
             Self::Expired { .. } => {
-                "fetch a fresh one with `orion-peer token`, or use --token-url to fetch it automatically"
+                "fetch a fresh token with `orion-peer token`, or use --token-url to fetch tokens \
+                 automatically"
                     .into()
             }
             Self::Unreachable { stage: Stage::Dns, .. } => {
@@ -137,7 +138,9 @@ impl TokenError {
             Self::Redirected { target, .. } => {
                 format!("use --token-url {target} if you trust that server")
             }
-            Self::Answer { .. } => format!("check host, port and path: the path of the token API is {PATH}"),
+            Self::Answer { .. } => {
+                format!("check host, port and path: the path of the token API is {PATH}")
+            }
         }
     }
 
@@ -176,7 +179,7 @@ fn refused(status: u16, retry_after: Option<Duration>, clock_skew: Option<f64>) 
             || "wait before trying again".into(),
             |after| format!("wait {} s before trying again", after.as_secs()),
         ),
-        503 => "the pair store or the login service is down: try again later".into(),
+        503 => "try again later: the pair store or the login service is down".into(),
         _ => "check the server's log".into(),
     }
 }
@@ -186,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_remedy_for_a_tls_port_is_https() {
+    fn the_remedy_for_a_tls_port_suggests_https() {
         let error = TokenError::Refused {
             url: "http://h:1/api".into(),
             status: 400,

@@ -4,7 +4,7 @@ use url::Url;
 
 use crate::types::is_loopback;
 
-/// On loopback, whether the server is running; elsewhere also the network path. The server is named by host and port
+/// On loopback, suggests checking the server; elsewhere, also the network path. Names the server by host and port
 /// only.
 pub(in crate::signaling) fn remedy(url: &str) -> String {
     let Some(url) = Url::parse(url).ok().filter(Url::has_host) else {
@@ -14,7 +14,7 @@ pub(in crate::signaling) fn remedy(url: &str) -> String {
     let server =
         url.port_or_known_default().map_or(host.to_owned(), |port| format!("{host}:{port}"));
     if is_loopback(&url) {
-        format!("is `orion-peer serve` running at {server}?")
+        format!("check that `orion-peer serve` is running at {server}")
     } else {
         format!(
             "check host and port of {server}, that the server is running, and firewalls on the path"
@@ -28,10 +28,11 @@ mod tests {
 
     #[test]
     fn the_server_is_named_without_its_path() {
-        let here = "is `orion-peer serve` running at 127.0.0.1:8787?";
+        let here = "check that `orion-peer serve` is running at 127.0.0.1:8787";
         assert_eq!(remedy("http://127.0.0.1:8787/api/auth/webrtc-token"), here);
         assert_eq!(remedy("ws://127.0.0.1:8787/api/signal?token=hush"), here);
-        assert_eq!(remedy("ws://[::1]/api/signal"), "is `orion-peer serve` running at [::1]:80?");
+        let without_port = "check that `orion-peer serve` is running at [::1]:80";
+        assert_eq!(remedy("ws://[::1]/api/signal"), without_port);
         let elsewhere = remedy("https://signal.example/api/auth/webrtc-token");
         assert!(
             elsewhere.contains("signal.example:443") && !elsewhere.contains("orion-peer"),

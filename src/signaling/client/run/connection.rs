@@ -30,7 +30,7 @@ use crate::{
 /// Pause after a failed renewal, while the socket still works.
 const RENEW_AGAIN: Duration = Duration::from_secs(5);
 
-/// Maximum time until a renewal, whatever the token's `exp`: it may be an arbitrary number.
+/// Maximum time until a renewal, because the token's `exp` may be an arbitrary number.
 const RENEW_WITHIN: Duration = Duration::from_hours(24);
 
 type Renewal<'a> = Pin<Box<dyn Future<Output = Result<Access, TokenError>> + Send + 'a>>;
@@ -45,7 +45,7 @@ pub(super) struct Connection<'a> {
     pong_by: Option<Instant>,
     renew_at: Option<Instant>,
     renewal: Option<Renewal<'a>>,
-    /// ICE servers of the token sent by `auth`.
+    /// ICE servers returned with the token sent by `auth`.
     renewed: Vec<IceServer>,
     /// How far this machine's clock is ahead of the server's, seconds, if known.
     clock_skew: Option<f64>,
@@ -158,7 +158,7 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Sends a message of the queue; one that could not be written is kept for the next socket.
+    /// Sends a message from the queue; if that fails, keeps the message for the next socket.
     async fn send_from(&mut self, client: &mut Client, body: Body) -> Result<(), End> {
         let sent = self.send(body.clone()).await;
         if sent.is_err() {
@@ -219,7 +219,7 @@ impl<'a> Connection<'a> {
 
     /// Sends the queued messages, then performs the closing handshake (RFC 6455 §7.1.2).
     async fn finish(mut self, client: &mut Client) {
-        let goodbye = async {
+        let close = async {
             while let Ok(body) = client.queue.try_recv() {
                 if self.send(body).await.is_err() {
                     return;
@@ -227,7 +227,7 @@ impl<'a> Connection<'a> {
             }
             let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
             if self.socket.close(Some(frame)).await.is_ok() {
-                // Until the server's close frame; it need not close the connection first.
+                // Waits only for the server's close frame, not until it closes the connection.
                 while let Some(Ok(frame)) = self.socket.next().await {
                     if frame.is_close() {
                         break;
@@ -235,7 +235,7 @@ impl<'a> Connection<'a> {
                 }
             }
         };
-        let _ = timeout(CLOSE_WITHIN, goodbye).await;
+        let _ = timeout(CLOSE_WITHIN, close).await;
     }
 }
 
@@ -243,7 +243,7 @@ fn lost(reason: &str) -> End {
     End::Lost { code: None, reason: reason.to_owned() }
 }
 
-/// Time until a token with this `exp` is renewed; half of the remaining time for a short-lived one.
+/// Time until the renewal of a token with this `exp`: half of the remaining time if that is short.
 fn renew_in(exp: u64, now: Duration, before: Duration) -> Duration {
     let left = Duration::from_secs(exp).saturating_sub(now);
     let pause = if left > before { left.saturating_sub(before) } else { left / 2 };
