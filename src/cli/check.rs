@@ -23,7 +23,7 @@ use crate::{
     types::Stage,
 };
 
-/// Timeout of the first connection.
+/// Timeout of the connection attempt before any rule runs.
 const REACH_WITHIN: Duration = Duration::from_secs(10);
 
 /// Flags of `check`.
@@ -166,7 +166,7 @@ fn configure(args: &CheckArgs) -> Result<CheckConfig, Failure> {
     if let Some(secret) = &secret {
         Key::from_secret_or_pem(secret).map_err(|error| bad_secret(&error.to_string()))?;
     }
-    // With the signing secret, tokens can be made without a login.
+    // With the signing secret, tokens can be minted without a login.
     let loginless = secret.is_some() || args.list;
     let (token_url, login) = match args.endpoint.token_api() {
         Ok((url, login)) => (url, Some(login)),
@@ -233,7 +233,7 @@ fn bad_secret(error: &str) -> Failure {
     Failure::usage(format!("--jwt-secret: {error}"), remedy)
 }
 
-/// Connects once, because an unreachable server does not break any rule.
+/// Connects once before any rule runs: an unreachable server is an error, not a broken rule.
 async fn reach(config: &CheckConfig) -> Result<(), Failure> {
     let url = &config.signal;
     let host = url.host_str().unwrap_or_default();

@@ -49,8 +49,8 @@ pub fn run(args: &CompletionsArgs, output: Output) -> Result<(), Failure> {
 }
 
 /// Makes bash complete subcommands. `clap_complete` 4.6.11 writes the hyphen of the program's name as `__`
-/// where the script looks up the command (`src/aot/shells/bash.rs:31`), and as `__subcmd__` where it lists what
-/// that command takes (`:155`); clap issues 6421 and 6529.
+/// where the script looks up the command (`src/aot/shells/bash.rs:31`), and as `__subcmd__` where it lists the
+/// arguments of that command (`:155`); clap issues 6421 and 6529.
 fn with_one_name(script: &str) -> String {
     let (looked_up, listed) = (NAME.replace('-', "__"), NAME.replace('-', "__subcmd__"));
     script.replace(&listed, &looked_up)
@@ -95,13 +95,13 @@ fn offered(command: &Command) -> Command {
     }
 }
 
-/// Adds the accepted values, or a hint at their kind, to a flag.
+/// Adds the accepted values of a flag, or a hint about their kind.
 fn complete(arg: Arg) -> Arg {
-    // These may refer to hidden flags.
+    // Requirements and conflicts may refer to hidden flags.
     let arg = arg.requires(Resettable::Reset).conflicts_with(Resettable::Reset);
     let values = arg.get_long().map(values).unwrap_or_default();
     if !values.is_empty() {
-        // The default may not be one of the values.
+        // The default may not be among the values.
         return arg
             .default_value(Resettable::Reset)
             .value_parser(PossibleValuesParser::new(values));
@@ -117,7 +117,7 @@ fn complete(arg: Arg) -> Arg {
     arg.value_hint(hint)
 }
 
-/// Keywords that a flag takes; empty if it takes anything or its parser already lists them.
+/// Keywords that a flag accepts; empty if it accepts any text or its parser already lists them.
 fn values(long: &str) -> Vec<String> {
     match long {
         "format" => PictureFormat::ALL.iter().map(ToString::to_string).collect(),

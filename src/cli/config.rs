@@ -76,7 +76,7 @@ impl ConfigFile {
         &self.path
     }
 
-    /// Whether the file was found in the working directory, not named by the user.
+    /// Whether the file was found in the working directory rather than named by the user.
     #[must_use]
     pub fn found_in_working_dir(&self) -> bool {
         self.found_in_working_dir
@@ -180,8 +180,8 @@ fn default_paths() -> Vec<PathBuf> {
     paths
 }
 
-/// The keys of a flag: its long name and its aliases. Empty for positional arguments and for flags that make
-/// no sense in a file.
+/// The keys of a flag: its long name and its aliases. Empty for positional arguments and for flags that are
+/// meaningless in a file.
 #[must_use]
 pub fn key_names(arg: &Arg) -> Vec<&str> {
     let special = matches!(

@@ -1,5 +1,5 @@
-//! Where and how to connect: the flags shared by `send`, `recv` and `token fetch`, converted to validated
-//! values. Nothing below this layer depends on clap.
+//! The connection flags, shared by `send`, `recv` and `token fetch`, and their validated values. Nothing below this
+//! layer depends on clap.
 
 use std::{
     fmt,
@@ -101,7 +101,7 @@ pub struct ConnectArgs {
     /// Network interface to gather candidates on; default: all
     #[arg(long, value_name = "NAME")]
     pub interface: Option<String>,
-    /// Give up if no peer or keyframe arrives within this time; default: wait forever
+    /// Exit with an error if no peer or keyframe arrives within this time; default: wait forever
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub timeout: Option<Duration>,
 }

@@ -54,7 +54,7 @@ pub struct DemoArgs {
     /// File formats to write for each keyframe: h264,jpg,png,y4m
     #[arg(long, value_name = "FORMATS", value_delimiter = ',', default_value = "h264,jpg")]
     pub format: Vec<PictureFormat>,
-    /// Give up if no keyframe arrives for this long
+    /// Exit with an error if no keyframe arrives for this long
     #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "30s")]
     pub timeout: Duration,
     #[allow(missing_docs)]
@@ -62,7 +62,7 @@ pub struct DemoArgs {
     pub recording: RecordingArgs,
 }
 
-/// Runs server, sender and receiver until the keyframes are on disk: `--count`, or as many as the source has.
+/// Runs server, sender and receiver until `--count` keyframes, or all that the source has, are on disk.
 ///
 /// # Errors
 /// Exit code 1 if a part could not be started or keyframes are missing.
@@ -101,7 +101,7 @@ async fn run_pair(
     let mut receiver_config = receiver_config(args, server)?;
     receiver_config.call.negotiation_log = reporter.negotiations();
     receiver_config.call.stats_every = reporter.stats_every();
-    // Both report from their own tasks; one task shows the events.
+    // Sender and receiver report from their own tasks; one task shows all events.
     let (events, mut received_events) = mpsc::unbounded_channel();
     let (sent_count, arrived) = (Arc::<AtomicU64>::default(), watch::Sender::new(0));
     let sending = tokio::spawn({
@@ -137,7 +137,7 @@ async fn run_pair(
     let show = async {
         while let Some(event) = received_events.recv().await {
             match event {
-                // There is one live line and one summary, and they show the receiver.
+                // The only live line and the only summary show the receiver.
                 DemoEvent::Sender(SenderEvent::Report(_)) => {}
                 DemoEvent::Sender(SenderEvent::Sent(sent)) => show_sent(reporter, &sent),
                 DemoEvent::Sender(event) => send::show(reporter, "send: ", event),
@@ -157,13 +157,13 @@ async fn run_pair(
     conclude(&ended, arrived, args.count)
 }
 
-/// How sender and receiver ended, if neither failed.
+/// How the sender and the receiver ended, if neither failed.
 struct Ended {
     source_ended: bool,
     interrupted: bool,
 }
 
-/// Waits until both have ended, and stops one if the other can no longer serve it.
+/// Waits until sender and receiver have ended; if one ends in a way that leaves the other without work, stops it.
 async fn follow(
     mut sending: JoinHandle<Result<SenderEnd, SessionError>>,
     mut receiving: JoinHandle<Result<ReceiverEnd, SessionError>>,

@@ -39,7 +39,7 @@ struct Format {
     render: fn(&[Named]) -> String,
 }
 
-/// A new format needs a field above and a line here.
+/// To add a format, add a field above and a line here.
 const FORMATS: &[Format] = &[
     Format { flag: "--html", path: |args| args.html.as_ref(), render: html::html },
     Format { flag: "--markdown", path: |args| args.markdown.as_ref(), render: markdown::markdown },
@@ -119,7 +119,7 @@ pub fn unwritable(flag: &str, path: &Path, error: &std::io::Error) -> Failure {
     )
 }
 
-/// Whether two paths name the same file, existing or not. Files that are not regular may be named twice.
+/// Whether two paths name the same file, existing or not. Special files, such as /dev/null, may be named twice.
 fn same_file(one: &Path, other: &Path) -> bool {
     match (one.canonicalize(), other.canonicalize()) {
         (Ok(one), Ok(other)) => one == other && one.is_file(),

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::types::Stage;
 
-/// Exit code of a run that was interrupted before it was complete: 128 + SIGINT, as in shells.
+/// Exit code of a run that was interrupted before it completed: 128 + SIGINT, as in shells.
 pub const INTERRUPTED: u8 = 130;
 
 /// A failure of a command. Printed as `error: STAGE: message`, then `  try: remedy`.
@@ -40,7 +40,7 @@ impl Failure {
         Self { stage, code: None, message, remedy, exit, in_result: false }
     }
 
-    /// A run ended by a signal before it was complete: exit code 130.
+    /// A run ended by a signal before it completed: exit code 130.
     pub fn interrupted(remedy: impl Into<String>) -> Self {
         Self::new(Stage::Interrupted, "interrupted by a signal", remedy)
     }
@@ -56,7 +56,7 @@ impl Failure {
         Self { in_result: true, ..self }
     }
 
-    /// The run is complete, but a requirement was not met: exit code 3.
+    /// The run completed, but a requirement was not met: exit code 3.
     pub fn requirement(
         stage: Stage,
         message: impl Into<String>,

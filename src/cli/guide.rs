@@ -10,18 +10,18 @@ use crate::{
     types::edit_distance,
 };
 
-/// Columns of text at most: longer lines are hard to read.
+/// Maximum width of text in columns: longer lines are hard to read.
 const MAX_WIDTH: usize = 100;
 
 /// Flags of `guide`.
 #[derive(Debug, clap::Args)]
 pub struct GuideArgs {
-    /// The page to show; without it, a list of all pages
+    /// Page to show; default: list all pages
     #[arg(value_name = "TOPIC")]
     topic: Option<String>,
 }
 
-/// Shows a page, or lists all.
+/// Shows a page, or lists all pages.
 ///
 /// # Errors
 /// There is no such page, or stdout cannot be written.
@@ -51,9 +51,12 @@ fn unknown(topic: &str) -> Failure {
     let nearest = PAGES.iter().min_by_key(|page| edit_distance(topic, page.topic));
     let remedy = match nearest {
         Some(page) if edit_distance(topic, page.topic) <= 1 + topic.len() / 3 => {
-            format!("`orion-peer guide {}`, or `orion-peer guide` for all pages", page.topic)
+            format!(
+                "run `orion-peer guide {}`, or `orion-peer guide` for a list of all pages",
+                page.topic
+            )
         }
-        _ => "`orion-peer guide` lists all pages".to_owned(),
+        _ => "run `orion-peer guide` for a list of all pages".to_owned(),
     };
     Failure::usage(format!("the guide has no page `{topic}`"), remedy)
 }
@@ -65,7 +68,7 @@ mod tests {
     #[test]
     fn an_unknown_topic_suggests_the_nearest_one() {
         assert!(unknown("wire-contrct").remedy.contains("guide wire-contract"));
-        assert_eq!(unknown("xyzzy").remedy, "`orion-peer guide` lists all pages");
+        assert_eq!(unknown("xyzzy").remedy, "run `orion-peer guide` for a list of all pages");
         assert_eq!(unknown("x").exit, 2);
     }
 }

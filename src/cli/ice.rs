@@ -9,7 +9,8 @@ use crate::{
     stun::uri::{ServerUri, is_turn},
 };
 
-/// Lifetime of credentials generated from a shared secret: a day, so that a long run can allocate again.
+/// Lifetime of credentials generated from a shared secret: a day, so that a long run can create new
+/// allocations.
 const REST_LIFETIME: Duration = Duration::from_hours(24);
 
 /// User part of credentials generated from a shared secret.
@@ -42,7 +43,7 @@ pub fn check_url(flag: &str, url: &str) -> Result<(), Failure> {
 /// Validates the URLs and adds credentials to TURN servers.
 ///
 /// # Errors
-/// A URL is not that of an ICE server, a TURN server has no credentials, or there are credentials but no TURN
+/// A URL is not an ICE server URL, a TURN server has no credentials, or there are credentials but no TURN
 /// server.
 pub fn servers(
     urls: &[String],

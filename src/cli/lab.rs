@@ -1,4 +1,4 @@
-//! `orion-peer lab`: peers behind given NATs and links; checks which pairs connect, and whether that matches theory.
+//! `orion-peer lab`: connects peers behind given NATs and links, and checks that the outcome is the expected one.
 //!
 //! - [`args`]: flags, converted to the pairs to measure · [`list`]: the values of `--nat`
 //! - `show`: progress and the human-readable result
@@ -134,7 +134,7 @@ async fn play(
     let options = timeline::PlaybackOptions { orion_peer: None, logs: logs.cloned() };
     for timeline in timelines {
         if result.partial {
-            // Timelines that were not played count towards the total.
+            // Timelines that were not played count toward the total.
             result.total += 1;
             continue;
         }
@@ -219,7 +219,7 @@ fn parallel(job: &Job) -> usize {
     job.parallel.min(job.plans.len())
 }
 
-/// The failure for an unavailable kernel lab: exit code 2 if no machine could do it, otherwise 1.
+/// The failure for an unavailable kernel lab: exit code 2 if no machine supports the request, otherwise 1.
 #[must_use]
 pub fn kernel_failure(error: &NetnsError) -> Failure {
     let (message, remedy) = (error.to_string(), error.remedy());

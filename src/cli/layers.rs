@@ -1,9 +1,9 @@
 //! Argument layering: argv over environment over configuration file over default.
 //!
-//! This module knows no particular flag. Every flag of every command gets the variable `ORION_<FLAG>`, and its
-//! value from the configuration file as clap default, before clap parses argv; so clap's precedence applies,
-//! and a new flag needs no code here. Values from outside argv are validated first, because clap's message
-//! would not say that they came from a variable or a file.
+//! This module does not know any particular flag. Before clap parses argv, every flag of every command gets the
+//! variable `ORION_<FLAG>` and, as its clap default, its value from the configuration file. So clap's precedence
+//! applies, and a new flag needs no code here. Values from outside argv are validated first, because clap's error
+//! message would not mention the variable or the file.
 
 mod redirect;
 
@@ -81,7 +81,7 @@ fn find_config(matches: &ArgMatches) -> Result<Option<ConfigFile>, Failure> {
     ConfigFile::find(named.as_deref().map(Path::new))
 }
 
-/// The value of an environment variable; an empty one counts as unset.
+/// The value of an environment variable; an empty value counts as unset.
 fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
@@ -167,7 +167,7 @@ fn check_invoked(
     Ok(())
 }
 
-/// Whether argv contains the flag, at this level or, if it is global, below.
+/// Whether argv contains the flag at this level or, for a global flag, at a lower one.
 fn given(matches: &ArgMatches, arg: &Arg) -> bool {
     let id = arg.get_id().as_str();
     let here = matches.try_contains_id(id).is_ok()

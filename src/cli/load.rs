@@ -278,7 +278,7 @@ impl LoadArgs {
         ))
     }
 
-    /// Adds the pairs to the store that `--db` names, if it names one.
+    /// Adds the pairs to the store given by `--db`, if any.
     async fn add_pairs(&self, rooms: u32) -> Result<(), Failure> {
         let Some(place) = self.db.place()? else { return Ok(()) };
         let store = self.db.open(&place).await?;
@@ -348,11 +348,11 @@ fn bad_secret(error: &str) -> Failure {
     Failure::usage(format!("--jwt-secret: {error}"), remedy)
 }
 
-/// Raises the open file limit as far as this run needs.
+/// Raises the open file limit to the number of files this run needs.
 fn enough_files(sockets: u64) -> Result<(), Failure> {
     let Err(allowed) = open_files::raise(sockets) else { return Ok(()) };
     Err(Failure::usage(
-        format!("{sockets} sockets need as many open files, but the limit is {allowed}"),
+        format!("{sockets} sockets need one open file each, but the limit is {allowed}"),
         "raise the limit (ulimit -n, LimitNOFILE=), or lower --rooms",
     ))
 }

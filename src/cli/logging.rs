@@ -68,7 +68,7 @@ pub fn start(
         .log_internal_errors(false)
         .with_env_filter(filter)
         .with_writer(LogWriter);
-    // Fails only on a second start in one process; the first subscriber stays.
+    // Fails only if logging was already started in this process; the first subscriber stays.
     let _ = match format {
         Some(LogFormat::Json) => {
             let log = log.with_ansi(false).event_format(JsonLine).fmt_fields(JsonFields);
@@ -129,7 +129,7 @@ impl<'a> MakeWriter<'a> for LogWriter {
 }
 
 impl Write for LogWriter {
-    /// Writes an event, which arrives in one call.
+    /// Writes one event: the subscriber passes each event in a single call.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
         let safe = redact(&text);

@@ -20,7 +20,7 @@ pub struct ManArgs {
     out: Option<PathBuf>,
 }
 
-/// What an example does, and its command line.
+/// The description of an example, and its command line.
 type Example = (&'static str, &'static str);
 
 /// Examples by command. Those of the program itself come first.
@@ -164,11 +164,8 @@ const EXIT_STATUS: [(&str, &str); 5] = [
     ("0", "Success."),
     ("1", "The command failed."),
     ("2", "Usage or configuration error."),
-    (
-        "3",
-        "The command is complete, but a requirement (a gate, a rule, an expectation) was not met.",
-    ),
-    ("130", "Interrupted by a signal before it was complete."),
+    ("3", "The command completed, but a requirement (a gate, a rule, an expectation) was not met."),
+    ("130", "The command was interrupted by a signal before it completed."),
 ];
 
 const ENVIRONMENT: [(&str, &str); 6] = [
@@ -191,7 +188,7 @@ const FILES: [(&str, &str); 2] = [
     ("./orion-peer.toml", "Configuration file, read if there is no --config."),
     (
         "$XDG_CONFIG_HOME/orion-peer/orion-peer.toml",
-        "Configuration file, read if there is no other one.",
+        "Configuration file, read if there is neither --config nor ./orion-peer.toml.",
     ),
 ];
 
@@ -289,7 +286,7 @@ fn command_section(command: &Command) -> String {
             arg.hide(hide)
         });
         let options = rendered(|page| Man::new(own).render_options_section(page));
-        // The same holds for the roff preamble.
+        // So is the roff preamble.
         let preamble = |line: &&str| line.starts_with(".ie ") || line.starts_with(".el ");
         for line in options.lines().filter(|line| !preamble(line)) {
             section += &line.replace(".SH ", ".SS ");

@@ -116,13 +116,13 @@ enum Command {
     Recv(recv::RecvArgs),
     /// Run a signaling, token, STUN and TURN server
     Serve(Box<serve::ServeArgs>),
-    /// Measure connection success, set-up time, RTT and keyframes; gate on them
+    /// Measure connection success, set-up time, RTT and keyframes, and enforce gates
     Bench(Box<bench::args::BenchArgs>),
     /// Simulate NATs and links, and check which pairs connect
     Lab(Box<lab::args::LabArgs>),
     /// Run server, sender and receiver on this machine
     Demo(demo::DemoArgs),
-    /// Show and compare saved bench results, write reports
+    /// Show and compare saved bench results, and write reports
     Report(report::ReportArgs),
     /// Fetch, mint or inspect a signaling token
     Token(token::TokenArgs),
@@ -186,7 +186,7 @@ fn start(argv: &[OsString]) -> ExitCode {
     exit_of(run_in_runtime(cli, output), output)
 }
 
-/// The log format of a command; `None` means human-readable and only on request.
+/// The log format of a command; `None` means human-readable, and nothing but warnings without -v.
 fn log_format(command: &Command) -> Option<logging::LogFormat> {
     match command {
         Command::Serve(args) => args.operation.log_format,
@@ -222,7 +222,7 @@ fn parse(argv: &[OsString]) -> Result<Cli, ArgsError> {
     Cli::from_arg_matches(&matches).map_err(|error| ArgsError::Clap(Box::new(error)))
 }
 
-/// The output settings while the arguments are unknown or invalid.
+/// The output settings to use when the arguments cannot be parsed.
 fn early_output(argv: &[OsString]) -> Output {
     let words = || argv.iter().skip(1).take_while(|word| *word != "--");
     let variable = std::env::var("ORION_JSON").is_ok_and(|value| {
@@ -243,7 +243,7 @@ fn early_output(argv: &[OsString]) -> Output {
 
 /// Prints clap's text (an error, help or the version) and returns clap's exit code: 2 for an error, otherwise 0.
 fn refuse(error: &clap::Error, output: Output) -> ExitCode {
-    // A broken pipe is not a reason to panic, and there is nowhere else to write.
+    // A broken pipe must not cause a panic, and there is nowhere else to write.
     let _ = error.print();
     if error.exit_code() != 0 {
         let text = error.render().to_string();

@@ -26,7 +26,7 @@ pub struct NetsimBaseArgs {
     /// NAT in front of this peer: none, firewall, fullcone, addr, port, sym, port+sym, …; see `lab list`
     #[arg(long, value_name = "PROFILE")]
     pub nat: Option<PerPeer<String>>,
-    /// Packet loss in each direction; TCP recovers from it and takes longer
+    /// Packet loss in each direction; TCP connections recover but slow down
     #[arg(long, value_name = "PERCENT", value_parser = per_peer(units::percentage))]
     pub loss: Option<PerPeer<f64>>,
     /// Length of loss bursts; does not change the loss rate of `--loss`; default: 1

@@ -29,7 +29,7 @@ pub enum ColorWhen {
     /// Only on a terminal, unless `NO_COLOR` is set.
     #[default]
     Auto,
-    /// Also into files and pipes.
+    /// Also for files and pipes.
     Always,
     /// No colors at all.
     Never,
@@ -156,7 +156,7 @@ impl Output {
         if !failure.remedy.is_empty() {
             stderr_line(&format!("  try: {}", safe(&failure.remedy)));
         }
-        // A broken stdout may be the failure itself, and then it cannot be reported there.
+        // A broken stdout may itself be the failure, which then cannot be reported there.
         if !failure.in_result {
             let _ = self.event(&ErrorLine { error: failure });
         }

@@ -37,7 +37,7 @@ pub struct RecvArgs {
     #[arg(long, value_name = "N")]
     pub count: Option<u64>,
     /// Exit when the sender ends the call (exit code 0, or 1 before --count is reached) or the connection is lost
-    /// permanently (1), instead of waiting for it to return
+    /// permanently (1), instead of waiting for the sender to reconnect
     #[arg(long)]
     pub once: bool,
     /// Do not request retransmission of lost packets (for comparison)
@@ -88,7 +88,7 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
         timeout: connect.timeout,
         once: args.once,
     };
-    // From here on a signal ends it in order, also right after the first line it prints.
+    // From here on, a signal causes an orderly shutdown, even right after the first line of output.
     let shutdown = stop::shutdown_signal();
     let (lines, texts) = session_reporter::stdin_lines();
     let mut texts = network::link_lines(texts, gateway.clone(), output);
@@ -149,7 +149,7 @@ impl Weigh for ReceiverEvent {
     }
 }
 
-/// Shows an event of a receiver, with `who` in front of each line.
+/// Shows an event of a receiver, prefixing each line with `who`.
 pub fn show(reporter: &mut SessionReporter, who: &str, event: ReceiverEvent) {
     match event {
         ReceiverEvent::Line(line) => reporter.line(&format!("{who}{line}")),

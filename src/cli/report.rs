@@ -1,4 +1,4 @@
-//! `orion-peer report`: show and compare saved results, write reports.
+//! `orion-peer report`: show and compare saved results, and write reports.
 
 use std::path::PathBuf;
 
@@ -24,7 +24,7 @@ pub struct ReportArgs {
     /// Results written by `bench --out`; all others are compared with the first
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
-    /// Maximum allowed regression against the first result; exit code 3 if exceeded
+    /// Maximum regression from the first result; exit code 3 if exceeded
     #[arg(long, value_name = "PERCENT", value_parser = units::increase)]
     max_regression: Option<f64>,
     #[command(flatten)]

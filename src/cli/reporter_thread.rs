@@ -28,7 +28,7 @@ pub struct ReporterThread<E> {
     thread: std::thread::JoinHandle<SessionReporter>,
 }
 
-/// State of the queue of events that are not shown yet.
+/// State of the queue of events not yet shown.
 #[derive(Default)]
 struct QueueState {
     bytes: AtomicUsize,

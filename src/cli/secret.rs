@@ -99,7 +99,7 @@ impl SecretText {
     }
 }
 
-/// A secret as given by the user, the text or `@FILE`. It is read when it is needed, and again when a server reloads.
+/// A secret as given by the user, the text or `@FILE`. It is read when needed, and again when a server reloads.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretSource(String);
 

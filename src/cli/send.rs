@@ -38,14 +38,14 @@ pub struct SendArgs {
     /// Number of keyframes to send; default: unlimited
     #[arg(long, value_name = "N")]
     pub count: Option<u64>,
-    /// Time to send once connected; default: unlimited
+    /// How long to send once connected; default: unlimited
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub duration: Option<Duration>,
     /// Save each sent keyframe to DIR
     #[arg(long, value_name = "DIR")]
     pub save: Option<PathBuf>,
     /// Exit when the receiver ends the call (exit code 0, or 1 before --count is reached) or the connection is lost
-    /// permanently (1), instead of waiting for it to return
+    /// permanently (1), instead of waiting for the receiver to reconnect
     #[arg(long)]
     pub once: bool,
     /// Do not retransmit lost packets (for comparison)
@@ -193,7 +193,7 @@ impl Weigh for SenderEvent {
     }
 }
 
-/// Shows an event of a sender, with `who` in front of each line.
+/// Shows an event of a sender, prefixing each line with `who`.
 pub fn show(reporter: &mut SessionReporter, who: &str, event: SenderEvent) {
     match event {
         SenderEvent::Line(line) => reporter.line(&format!("{who}{line}")),
@@ -203,7 +203,7 @@ pub fn show(reporter: &mut SessionReporter, who: &str, event: SenderEvent) {
     }
 }
 
-/// The details of a sent keyframe as a JSON object; includes its quality if measured.
+/// The details of a sent keyframe as a JSON object, including its quality if measured.
 #[must_use]
 pub fn details(keyframe: &SentKeyframe, quality: Option<Quality>) -> Value {
     let SentKeyframe { info, captured, sent, stages, connection_type, saved } = keyframe;

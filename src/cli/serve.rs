@@ -1,6 +1,6 @@
 //! `orion-peer serve`: signaling, token API and STUN/TURN server.
 //!
-//! Without a signing secret it is a dev server on loopback, or with `--lan` one for the local network.
+//! Without a signing secret it is a dev server on loopback, or with `--lan` a server for the local network.
 
 mod announce;
 mod bus;
@@ -92,7 +92,7 @@ pub struct ServeArgs {
     /// Keep sockets open after their token expires
     #[arg(long)]
     pub connect_only: bool,
-    // Must come after the flags without a heading: later ones would appear under its heading.
+    // Must follow the flags without a heading, which would otherwise appear under its heading.
     /// Server for the local network.
     #[command(flatten)]
     pub lan: lan::LanArgs,
@@ -125,7 +125,7 @@ impl ServeArgs {
         self.listen.unwrap_or(DEV_ADDRESS)
     }
 
-    /// Whether a maximum number of connections is given; otherwise a development server has just a few.
+    /// Whether a maximum number of connections is given; without one, a development server expects just a few.
     fn has_connection_limits(&self) -> bool {
         let Self { limits, turn, .. } = self;
         limits.max_sockets.or(limits.max_connections).is_some()
@@ -217,7 +217,7 @@ pub async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A dev server with additional pairs and a relay on a free port of the listener's address.
+/// Starts a dev server with additional pairs and a relay on a free port of the listener's address.
 ///
 /// # Errors
 /// The server cannot start.

@@ -55,7 +55,7 @@ pub struct SessionReporter {
     stats: Option<StatsWriter>,
     keyframes: Option<StatsWriter>,
     stats_interval: Duration,
-    /// The latest statistics until the first are written: the only ones of a run shorter than the interval.
+    /// The latest statistics, until the first ones are written; a run shorter than the interval has no others.
     unrecorded: Option<Map<String, Value>>,
     dump: Option<DumpWriter>,
     negotiated: Option<mpsc::Receiver<NegotiationRecord>>,
@@ -64,7 +64,7 @@ pub struct SessionReporter {
     times: VecDeque<Instant>,
     /// The first failure to write to stdout.
     failed: Option<Failure>,
-    /// Outputs that cannot be written at present, with the error.
+    /// Outputs that currently cannot be written, with the error.
     unwritten: BTreeMap<&'static str, String>,
     setup: Timings,
     /// Codes of the delivery findings already shown.
@@ -223,7 +223,7 @@ impl SessionReporter {
             Err(error) => {
                 self.summary.unwritten_statistics += 1;
                 if self.unwritten.insert(what, error.clone()).as_ref() != Some(&error) {
-                    self.line(&format!("output: {error}; retrying with the next one"));
+                    self.line(&format!("output: {error}; retrying on the next write"));
                 }
             }
         }
@@ -289,14 +289,14 @@ impl SessionReporter {
         self.event(&serde_json::json!({
             "kind": "connected",
             "connectionType": report.stats.pair.as_ref().map(|pair| pair.connection),
-            // Duration of each step, as everywhere in `setupMs`.
+            // Duration of each step, as in every `setupMs`.
             "setupMs": {
                 "gathering": ms(setup.gathering),
                 "ice": ms(between(setup.gathering, setup.ice)),
                 "dtls": ms(between(setup.ice, setup.dtls)),
                 "dataChannel": ms(between(setup.dtls, setup.data_channel)),
             },
-            // Time at which each step was complete, since the peer connection was created.
+            // Time from the creation of the peer connection to the completion of each step.
             "reachedMs": {
                 "gathering": ms(setup.gathering),
                 "ice": ms(setup.ice),
@@ -490,7 +490,7 @@ pub fn failure(error: SessionError) -> Failure {
     Failure { code: Some(error.code), ..Failure::new(error.stage, error.message, error.remedy) }
 }
 
-/// Lines read from stdin until it ends, and a sender to add others.
+/// Lines read from stdin until it ends, and a channel for adding others.
 #[must_use]
 pub fn stdin_lines() -> (mpsc::Sender<String>, mpsc::Receiver<String>) {
     let (others, receiver) = mpsc::channel(16);

@@ -1,6 +1,6 @@
 //! Ctrl-C, SIGTERM and SIGHUP: the first requests a clean shutdown, the second exits immediately.
 //!
-//! A closed terminal sends SIGHUP. Under `nohup` it stays ignored, and `serve` reloads its files on it.
+//! Closing the terminal sends SIGHUP. Under `nohup` it remains ignored, and `serve` reloads its files instead.
 //!
 //! A dedicated thread with its own runtime handles the signals and exits the process itself, so that busy tasks can
 //! delay neither: a runtime whose workers are all busy delivers no signals and no timers.
@@ -28,19 +28,20 @@ pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(1500);
 /// group of the child.
 const SAME_REQUEST: Duration = Duration::from_millis(100);
 
-/// Becomes true at the first signal; `None` until a command waits for it, and then signals have their default action.
+/// Becomes true at the first signal. Signals have their default action while it is `None`, which is until a command
+/// waits for it.
 static SHUTDOWN: Mutex<Option<watch::Receiver<bool>>> = Mutex::new(None);
 
 /// Completes at the first Ctrl-C, SIGTERM or SIGHUP. The next one, at least 0.1 s later, exits the process immediately
 /// with exit code 130, and so does a shutdown that exceeds [`SHUTDOWN_TIMEOUT`] after SIGTERM or SIGHUP.
 ///
-/// Signals are handled from the call on, not only while the future is polled.
+/// Signals are handled as soon as this function is called, not only while the future is polled.
 pub fn shutdown_signal() -> impl Future<Output = ()> {
     first_signal(SHUTDOWN_TIMEOUT, true)
 }
 
 /// Like [`shutdown_signal`] for a command that needs `extra` time to shut down, and that handles SIGHUP itself. The
-/// first caller in a process decides.
+/// first call in a process decides how signals are handled.
 pub async fn shutdown_signal_with_drain(extra: Duration) {
     first_signal(SHUTDOWN_TIMEOUT + extra, false).await;
 }
@@ -114,7 +115,7 @@ fn ignores_hangup() -> bool {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         return ignored(&status) & 1 << (SIGHUP - 1) != 0;
     }
-    // Reading the disposition needs unsafe code; but `nohup` redirects output from the terminal.
+    // Reading the disposition requires unsafe code, but `nohup` redirects output away from the terminal.
     !std::io::stderr().is_terminal()
 }
 

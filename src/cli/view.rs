@@ -24,14 +24,14 @@ const ADDRESS: &str = "127.0.0.1:8788";
 /// Flags for the page.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ViewArgs {
-    /// Show the keyframes in a web page at this address; default: 127.0.0.1:8788. On other than loopback addresses the
-    /// page requires the token in the printed URL
+    /// Show the keyframes in a web page at this address; default: 127.0.0.1:8788. On addresses other than
+    /// loopback, the page requires the token in the printed URL
     #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = ADDRESS, value_parser = units::address)]
     pub view: Option<SocketAddr>,
 }
 
 impl ViewArgs {
-    /// Serves the page, if requested. `hello` is its first message; lines typed in the page go to `lines`.
+    /// Serves the page, if requested. `hello` is the first message to it; lines typed in the page go to `lines`.
     ///
     /// # Errors
     /// Exit code 2 if no picture format for browsers is written, 1 if the address is in use.

@@ -17,13 +17,14 @@ use crate::{
     session::capture::CaptureConfig,
 };
 
-/// Minimum and maximum size of a ping message in bytes: `ping` with its id and time, and what SCTP handles well.
+/// Minimum and maximum size of a ping message in bytes: the minimum holds an id and a time, and SCTP handles messages up
+/// to the maximum well.
 const PING_BYTES: (u64, u64) = (64, 16_000);
 
 /// Maximum number of concurrent connections: each needs about ten sockets and two relayed addresses.
 const MAX_PARALLEL: u64 = 256;
 
-/// About the maximum that fits the 16 bits of `maxPacketLifeTime` in milliseconds (RFC 8832 §5.1).
+/// Roughly the maximum of the 16-bit `maxPacketLifeTime` in milliseconds (RFC 8832 §5.1).
 const MAX_LIFETIME: Duration = Duration::from_secs(65);
 
 /// Flags of `bench`.

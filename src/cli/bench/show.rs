@@ -178,7 +178,7 @@ impl BenchDisplay {
     }
 }
 
-/// Prefixes stats ids with the connection, because they are unique within a connection only.
+/// Prefixes stats ids with the connection, because they are unique only within a connection.
 fn prefixed(connection: u64, report: Map<String, Value>) -> Map<String, Value> {
     report.into_iter().map(|(id, value)| (format!("{connection}/{id}"), value)).collect()
 }

@@ -43,7 +43,7 @@ pub struct LabArgs {
     /// Use kernel NATs and links in network namespaces (Linux) instead of simulated ones
     #[arg(long)]
     pub kernel: bool,
-    /// What to use if the kernel lab is unavailable; default: fail
+    /// Layer to use if the kernel lab is unavailable; default: fail
     #[arg(long, value_name = "LAYER", value_enum)]
     pub fallback: Option<Fallback>,
     /// TURN transports to offer: udp,tcp,tls, or none; default: all; with --kernel: udp,tcp
@@ -143,7 +143,8 @@ impl LabArgs {
                 ("--fallback requires --kernel".into(), "add --kernel, or omit --fallback")
             }
             _ if self.kernel && self.turn.is_some_and(|turn| turn.tls) => (
-                "--turn tls is not available with --kernel: its server supports UDP and TCP".into(),
+                "--turn tls is not available with --kernel: its server supports only UDP and TCP"
+                    .into(),
                 "omit tls or --kernel",
             ),
             _ if self.connections == 0 => {
@@ -386,7 +387,7 @@ mod tests {
             ("--nat port --connections 0", "measures nothing"),
             ("--nat port --parallel 0", "measures nothing"),
             ("--nat port --fallback simulated", "--fallback requires --kernel"),
-            ("--nat port --kernel --turn tls", "supports UDP and TCP"),
+            ("--nat port --kernel --turn tls", "supports only UDP and TCP"),
             ("--nat port --timeout 0", "leaves no time"),
         ] {
             let failure = job(words).unwrap_err();

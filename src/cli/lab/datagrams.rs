@@ -51,7 +51,7 @@ pub fn capture(args: &CaptureArgs) -> Result<(), Failure> {
     wire::capture(&args.interface, ready, take).map_err(|error| super::kernel_failure(&error))
 }
 
-/// Signals readiness to the lab, which waits for this line and so notices if it cannot be written.
+/// Signals readiness: the lab waits for this line, so it detects a failure to write it.
 fn ready() {
     println!("ready");
 }

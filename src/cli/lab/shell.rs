@@ -1,5 +1,5 @@
-//! `orion-peer lab shell`: a shell or a command behind a kernel NAT, with our server on the outside. Nothing else
-//! is reachable from there, and the lab leaves nothing behind.
+//! `orion-peer lab shell`: a shell or a command behind a kernel NAT, with our server outside the NAT. Nothing else
+//! is reachable from the shell, and the lab leaves nothing behind.
 
 use std::{ffi::OsString, process::ExitStatus};
 
@@ -11,7 +11,7 @@ use crate::{
     types::Stage,
 };
 
-/// Variables that would simulate a second network inside the shell.
+/// Variables that would simulate a second network inside the shell or select another token API.
 const REMOVED_VARIABLES: [&str; 7] = [
     "ORION_NAT",
     "ORION_LOSS",
@@ -97,8 +97,9 @@ fn announce(lab: &Lab, server: Option<&LabServer>, network: &NetworkPlan, output
              use this server; devices: `phone` and `mac`",
         );
     } else {
-        output
-            .line(format!("no server was started; {SERVER} and {OTHER_SERVER} are free for yours"));
+        output.line(format!(
+            "no server was started; {SERVER} and {OTHER_SERVER} are free for your own servers"
+        ));
     }
 }
 

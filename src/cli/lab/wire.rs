@@ -36,11 +36,11 @@ pub fn run(args: WireArgs) -> Result<(), Failure> {
     })?;
     let config =
         WireConfig { inner: args.inner, outer: args.outer, link: initial, seed: args.seed };
-    // The lab waits for this line and so notices if it cannot be written.
+    // The lab waits for this line, so it detects a failure to write it.
     let ready = || println!("ready");
     let changes = std::io::stdin().lines().map_while(Result::ok);
     let changes = changes.filter_map(|line| link(&line.split(' ').collect::<Vec<_>>()));
-    // Standard input ends when the lab does, and the link must not outlive it.
+    // Standard input ends when the lab does, and the link must not outlive the lab.
     let changes = changes.chain(std::iter::from_fn(|| std::process::exit(0)));
     wire::run(&config, ready, changes).map_err(|error| super::kernel_failure(&error))
 }

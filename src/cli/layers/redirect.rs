@@ -1,7 +1,7 @@
 //! A configuration file that happens to be in the working directory, as in a checkout or an archive, must not
 //! decide where secrets from elsewhere are sent.
 //!
-//! It may contain a destination together with its secret, and a destination on this machine. A file named with
+//! Such a file may contain a destination together with its secret, or a destination on this machine. A file named with
 //! `--config` or `ORION_CONFIG`, or one in the user's own directory, is not restricted.
 
 use std::{collections::BTreeMap, net::IpAddr, path::Path};
@@ -18,7 +18,7 @@ use crate::{
     types::is_loopback,
 };
 
-/// Secrets and the settings that decide who receives them, by flag name.
+/// Secrets and the settings that decide which server receives them, by flag name.
 struct Sent {
     secrets: &'static [&'static str],
     /// URLs the secrets are sent to.
@@ -27,7 +27,7 @@ struct Sent {
     trusting: &'static [&'static str],
 }
 
-/// All secrets that are sent or sign what is sent. TURN passwords are not sent (RFC 8489 §9.2).
+/// All secrets that are sent, or that sign data to be sent. TURN passwords are not sent (RFC 8489 §9.2).
 const SENT: [Sent; 4] = [
     Sent {
         secrets: &["access-token", "mac-access-token", "other-access-token", "token", "jwt-secret"],
@@ -47,7 +47,7 @@ struct Origin {
 
 impl Origin {
     /// Whether a secret does not belong to the file: it comes from argv, a variable, or a file outside the
-    /// directory of this one.
+    /// directory of the configuration file.
     fn is_foreign(&self) -> bool {
         let outside = |value: &String| {
             let path = value.strip_prefix('@').map(Path::new);
@@ -63,10 +63,10 @@ impl Origin {
     }
 }
 
-/// Refuses to send a secret to a destination that only a file in the working directory names.
+/// Refuses to send a secret to a destination that is named only by a file in the working directory.
 ///
 /// # Errors
-/// Exit code 2, with the key in the file and the remedy if it is intended.
+/// Exit code 2; the message names the key in the file, and the remedy permits the destination.
 pub(super) fn check(
     root: &Command,
     matches: &ArgMatches,
@@ -96,8 +96,8 @@ pub(super) fn check(
 fn refusal(secret: &str, key: &str) -> Failure {
     Failure::usage(
         format!(
-            "`{key}` in `./{FILE_NAME}` would decide where the secret of --{secret} is sent, although the secret is \
-             not in that file and the file was only found in the working directory"
+            "`{key}` in `./{FILE_NAME}` would decide where the secret of --{secret} is sent, although the file \
+             does not contain the secret and was merely found in the working directory"
         ),
         format!(
             "if you trust the file, name it: --config {FILE_NAME} (or ORION_CONFIG); or give --{key} on the \

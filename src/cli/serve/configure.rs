@@ -17,7 +17,7 @@ use crate::{
     types::Stage,
 };
 
-/// The result of the flags.
+/// The configuration that the flags define.
 pub(super) struct Configured {
     /// The configuration of the server.
     pub config: ServerConfig,

@@ -49,7 +49,7 @@ pub struct IceArgs {
     /// The Twilio account.
     #[command(flatten)]
     pub twilio: TwilioArgs,
-    /// Lifetime of Twilio's credentials, 2h to 24h, renewed at half time; default: 24h
+    /// Lifetime of Twilio's credentials, 2h to 24h (renewed halfway through); default: 24h
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub twilio_ttl: Option<Duration>,
 }
@@ -108,7 +108,7 @@ impl IceArgs {
 
     async fn twilio(&self) -> Result<Option<Arc<TwilioServers>>, Failure> {
         let ttl = self.twilio_ttl.unwrap_or(MAX_TTL);
-        // Renewed at half time, so credentials handed out are valid for at least another hour.
+        // Renewed halfway through, so credentials handed out are valid for at least another hour.
         let ttl = in_range("--twilio-ttl", ttl, 2 * MIN_TURN_TTL, MAX_TTL)?;
         let Some(account) = self.twilio.account()? else {
             let ttl = self.twilio_ttl.map(|_| Err(without_account("--twilio-ttl")));

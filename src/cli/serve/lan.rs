@@ -84,7 +84,9 @@ pub(super) fn resolve(mut args: ServeArgs) -> Result<ServeArgs, Failure> {
     let listen = args.listen.unwrap_or(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), PORT));
     if listen.ip().is_loopback() {
         return Err(Failure::usage(
-            format!("--lan serves other machines, but {listen} is reachable from this one only"),
+            format!(
+                "--lan serves other machines, but {listen} is reachable only from this machine"
+            ),
             "omit --listen, or give --listen 0.0.0.0:PORT",
         ));
     }
@@ -97,7 +99,8 @@ pub(super) fn resolve(mut args: ServeArgs) -> Result<ServeArgs, Failure> {
     Ok(args)
 }
 
-/// The relay address of a server on `listen`: the relay has one address family, and every local network has IPv4.
+/// The relay address of a server on `listen`: the relay uses a single address family, and every local network has
+/// IPv4.
 pub(super) fn relay_listen(listen: SocketAddr) -> SocketAddr {
     match listen.ip() {
         IpAddr::V6(ip) if ip.is_unspecified() => {

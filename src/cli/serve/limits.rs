@@ -87,7 +87,7 @@ pub struct RateLimit(Option<Rate>);
 #[error("{}", units::not_valid(.0, "rate limit", EXPECTED_RATE))]
 pub struct RateError(String);
 
-/// The forms of a rate limit.
+/// The accepted forms of a rate limit.
 const EXPECTED_RATE: &str = "60:2/s (a burst of 60, then 2 per second), 20:30/min, 5:10/h, or off; \
      bursts up to 1000000, rates from 0.001 to 100000 per second";
 
@@ -121,7 +121,7 @@ impl LimitArgs {
     /// Applies the given flags to the configuration.
     ///
     /// # Errors
-    /// Exit code 2: a value is out of range; the error has the flag and the range.
+    /// Exit code 2: a value is out of range; the error names the flag and the range.
     pub fn apply(&self, config: &mut ServerConfig) -> Result<(), Failure> {
         self.counts(config)?;
         self.sizes(config)?;
@@ -164,10 +164,10 @@ impl LimitArgs {
             }
         }
         // A pair needs one socket per device, and one more to replace an old one.
-        if limits.sockets_per_user.is_some_and(|maximum| maximum < 3) {
+        if let Some(maximum) = limits.sockets_per_user.filter(|maximum| *maximum < 3) {
             return Err(out_of_range(
                 "--max-sockets-per-user",
-                &"less",
+                &maximum,
                 "3",
                 &MAX_COUNT.to_string(),
             ));

@@ -26,7 +26,8 @@ const JWKS_PATH: &str = "/.well-known/jwks.json";
 #[command(next_help_heading = "Login and keys")]
 pub struct LoginArgs {
     /// Key file, or directory of *.pem and *.key files, for signaling tokens, as [KID=]PATH; reloaded on SIGHUP;
-    /// repeatable. The first key that can sign is used for signing (in a directory, the last by name); all verify
+    /// repeatable. Tokens are signed with the first key that can sign (in a directory, the last by name) and verified with
+    /// all keys
     #[arg(long, value_name = "PATH", value_delimiter = ',')]
     pub jwt_keys: Vec<String>,
     /// Public keys (JWKS) that verify signaling tokens signed by another service
@@ -109,7 +110,7 @@ fn refused(error: &KeySourceError) -> Failure {
     )
 }
 
-/// The origins of the keys, the signing one first.
+/// The origins of the keys; the signing key comes first.
 fn origins(
     args: &ServeArgs,
     [current, previous]: [Option<Secret>; 2],
@@ -207,7 +208,7 @@ pub(super) fn has_token_api(args: &ServeArgs, mode: Mode) -> bool {
     mode.is_development() || args.login_secret.is_some() || args.login.login_jwks.is_some()
 }
 
-/// Reloads the signing keys on each SIGHUP; invalid ones change nothing.
+/// Reloads the signing keys on each SIGHUP.
 #[cfg(unix)]
 pub(super) fn reload_on_hangup(args: &ServeArgs, verifier: &Verifier) {
     use tokio::signal::unix::{SignalKind, signal};

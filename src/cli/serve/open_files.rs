@@ -3,7 +3,7 @@
 /// Open files that are not connections: listeners, the database, the runtime.
 const OTHERS: u64 = 256;
 
-/// Raises the open file limit as far as `connections` need, and warns if that is not possible, unless the limit is
+/// Raises the open file limit to what `connections` require, and warns if that is not possible, unless the limit is
 /// `good_enough` anyway.
 pub fn allow(connections: u64, good_enough: bool) {
     if let Err(allowed) = raise(connections)
@@ -19,7 +19,7 @@ pub fn allow(connections: u64, good_enough: bool) {
     }
 }
 
-/// Raises the open file limit as far as `connections` need.
+/// Raises the open file limit to what `connections` require.
 ///
 /// # Errors
 /// The resulting limit, if it is too low.

@@ -56,7 +56,7 @@ impl DbArgs {
         })
     }
 
-    /// The key, if it is valid in a header and at a password prompt.
+    /// The key of `--db-key`, without control characters: it is sent in an HTTP header or as a password.
     pub(super) fn key(&self) -> Result<Option<&str>, Failure> {
         let key = self.db_key.as_ref().map(SecretText::expose);
         if key.is_some_and(|key| key.contains(char::is_control)) {
@@ -86,7 +86,7 @@ pub(super) async fn in_memory() -> Result<Arc<dyn PairStore>, Failure> {
 pub(super) async fn required(args: &StoreArgs) -> Result<Arc<dyn PairStore>, Failure> {
     if args.db_cache > cache::MAX_AGE {
         return Err(Failure::usage(
-            "--db-cache must be at most 30 s, because revocations must take effect by then",
+            "--db-cache must be at most 30 s, because revocations must take effect within that time",
             "omit --db-cache, or give a shorter time",
         ));
     }

@@ -74,7 +74,7 @@ impl TurnArgs {
         Ok((limits.tcp_connections as u64).saturating_add(limits.allocations as u64))
     }
 
-    /// A given flag that only the embedded server supports. Its addresses do not count: a configuration file may set
+    /// A given flag that only the embedded server supports. Address flags do not count: a configuration file may set
     /// them while the command line disables the server.
     fn embedded(&self) -> Option<&'static str> {
         let previous = self.turn_previous_secret.is_some().then_some("--turn-previous-secret");
@@ -134,7 +134,7 @@ pub async fn start(
         ..plain_config(args, wanted, address, mode, &secret)?
     };
     let relay = match TurnServer::start(turn_config.clone()).await {
-        // The default port is in use, perhaps by coturn: a development server picks a free one.
+        // The default port is in use, perhaps by coturn: a development server picks a free port.
         Err(TurnError::Listen { .. }) if mode.is_development() && args.turn_listen.is_none() => {
             let free = Some(SocketAddr::new(wanted.ip(), 0));
             TurnServer::start(TurnConfig { udp: free, tcp: free, ..turn_config }).await
@@ -156,7 +156,7 @@ pub async fn start(
     Ok(Some(relay))
 }
 
-/// Makes revoking a pair end its relaying; called once the lifetime of credentials is known.
+/// Ends relaying for a pair when it is revoked. Call this after the lifetime of credentials is known.
 pub fn end_with_pairs(relay: Option<&TurnServer>, config: &mut ServerConfig) {
     let ttl = config.turn.as_ref().map_or(server::MIN_TURN_TTL, |turn| turn.ttl);
     config.in_use = relay.map(|relay| relay.in_use(ttl));

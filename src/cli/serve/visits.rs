@@ -1,5 +1,5 @@
-//! Lines of a development server for clients that join, leave or are rejected: written on a separate thread, because
-//! a terminal may block, and rate-limited, so that a flood leaves the terminal readable.
+//! Output lines of a development server about clients that join, leave or are rejected. They are written on a separate
+//! thread, because a terminal may block, and are rate-limited, so that a flood leaves the terminal readable.
 
 use std::{
     net::IpAddr,

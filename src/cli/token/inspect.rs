@@ -2,7 +2,7 @@
 //!
 //! The rules are those of [`auth::jwt`](crate::auth::jwt), which stops at the first reason. To find all reasons, it is
 //! called several times: signature separately from claims, times separately from issuer and audience, and the lifetime
-//! at the token's own time if it is not valid now.
+//! as of the token's own time if the token is not valid now.
 
 use std::{io::Read, time::Duration};
 

@@ -30,7 +30,7 @@ pub struct MintArgs {
     /// Device ID (sub); not with --login
     #[arg(long, value_name = "ID")]
     device: Option<String>,
-    /// Pair whose room the token admits to (pairId); not with --login
+    /// Pair whose room the token grants access to (pairId); not with --login
     #[arg(long, value_name = "ID")]
     pair: Option<String>,
     /// Token lifetime; default: 300s for a signaling token (also the maximum), 1h for a login token

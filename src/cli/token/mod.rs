@@ -75,8 +75,8 @@ impl PolicyArgs {
         Policy { issuer: self.issuer.clone(), audience: self.audience.clone() }
     }
 
-    /// The server's key; `None` without a secret. Without `--kid` its id is `default_kid`, or else derived from the
-    /// secret.
+    /// The server's key; `None` without a secret. Without `--kid`, its id is `default_kid` or, failing that, derived
+    /// from the secret.
     fn keys(&self, default_kid: Option<&str>) -> Result<Option<SigningKeys>, Failure> {
         let Some(secret) = &self.secret else { return Ok(None) };
         let secret = Secret::from(secret.expose());

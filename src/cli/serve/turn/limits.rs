@@ -11,7 +11,7 @@ use crate::{
     units,
 };
 
-/// Minimum bandwidth in bits per second: below it, a second's worth is less than one large packet.
+/// Minimum bandwidth in bits per second: below it, a second's worth of traffic is less than one large packet.
 const MIN_BANDWIDTH: u64 = 64_000;
 
 /// Flags of `serve` for the TURN limits.
@@ -20,11 +20,11 @@ const MIN_BANDWIDTH: u64 = 64_000;
 // The fields are the flags' names.
 #[allow(clippy::struct_field_names)]
 pub struct TurnLimitArgs {
-    /// Network to allow relaying to although it is private or belongs to this machine, such as 192.168.0.0/16;
+    /// Allow relaying to this network, such as 192.168.0.0/16, even if it is private or belongs to this machine;
     /// repeatable
     #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
     pub turn_allow_peer: Vec<IpNet>,
-    /// Network to forbid relaying to although it is public; takes precedence over --turn-allow-peer; repeatable
+    /// Forbid relaying to this network even if it is public; takes precedence over --turn-allow-peer; repeatable
     #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
     pub turn_deny_peer: Vec<IpNet>,
     /// Maximum concurrent allocations per device; default: 30
@@ -94,8 +94,8 @@ impl TurnLimitArgs {
         })
     }
 
-    /// The peers allowed to be relayed to. A dev server relays to this machine, any other to its own addresses only if
-    /// they are given explicitly; `relays` are its addresses as known to clients.
+    /// The peers to which relaying is allowed. A dev server relays to this machine, any other server to its own
+    /// addresses only if they are given explicitly; `relays` are its addresses as known to clients.
     ///
     /// # Errors
     /// An address of the machine cannot be represented as a network.

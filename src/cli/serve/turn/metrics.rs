@@ -1,5 +1,5 @@
 //! Metrics of the embedded TURN server in the Prometheus text format. Labels are error codes and reasons, which are
-//! few, never addresses or names.
+//! few in number, and never addresses or names.
 
 use crate::{
     server::metrics::{counter, gauge},
