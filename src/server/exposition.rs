@@ -7,7 +7,7 @@ use crate::signaling::server::{
     meter::{BOUNDS, Durations},
 };
 
-/// Appends one counter for each value of its label; an empty label means there is just one.
+/// Appends a counter with one sample for each value of its label; an empty label means a single sample without one.
 pub fn counter<'a>(
     text: &mut String,
     name: &str,
@@ -36,7 +36,7 @@ pub fn gauge(text: &mut String, name: &str, help: &str, value: usize) {
     line(text, format_args!("{name} {value}"));
 }
 
-/// Appends a histogram of seconds for each value of its label; an empty label means there is just one.
+/// Appends a histogram in seconds for each value of its label; an empty label means a single one without a label.
 pub(super) fn histogram<'a>(
     text: &mut String,
     name: &str,

@@ -1,33 +1,34 @@
-//! What stands between the network and the routes: TLS, time-outs, sizes, connections, proxies.
+//! Settings of everything between the network and the routes: TLS, timeouts, size and connection limits,
+//! proxies.
 
 use std::{net::SocketAddr, time::Duration};
 
 use super::{proxies::Proxies, tls::Tls};
 
-/// Settings of the HTTP listener. The defaults are those of the wire contract, where it names them.
+/// Settings of the HTTP listener. The defaults are those of the wire contract, where it defines them.
 #[derive(Debug, Clone)]
 pub struct Front {
     /// Certificate and key; without them the listener speaks plain HTTP.
     pub tls: Option<Tls>,
-    /// For the TLS handshake (contract: 5 s).
+    /// Timeout of the TLS handshake (contract: 5 s).
     pub tls_within: Duration,
-    /// For the body of a request, after its header.
+    /// Timeout of a request's body, after its header.
     pub body_within: Duration,
-    /// For all requests of a connection: then it is asked to end, and soon after it is cut off, so that
-    /// clients that do not read their answers go, too. Sockets stay.
+    /// Lifetime of a connection, for all of its requests: afterwards it is shut down gracefully and soon
+    /// closed, even if the client does not read its responses. WebSockets are not affected.
     pub connection_within: Duration,
-    /// Longest body of a request, bytes.
+    /// Maximum size of a request's body, bytes.
     pub max_body: usize,
-    /// HTTP connections from one address at once, sockets not counted; `None` is no limit. Trusted
-    /// proxies have none.
+    /// Maximum number of concurrent HTTP connections from one address, not counting WebSockets; `None` means
+    /// no limit. Trusted proxies are not limited.
     pub connections_per_address: Option<u32>,
-    /// Requests by another name than this machine's are refused, where there is no TLS: for a server whose
-    /// login everybody knows.
+    /// Whether requests whose host is not this machine are rejected when there is no TLS: for a server with
+    /// a well-known login.
     pub this_machine_only: bool,
-    /// Proxies that are believed when they name a client's address.
+    /// Proxies whose statement of a client's address is trusted.
     pub proxies: Proxies,
-    /// Where to answer `/metrics`, `/healthz` and `/readyz` in plain HTTP; then the other listener does
-    /// not answer `/metrics`.
+    /// Address of a separate plain HTTP listener for `/metrics`, `/healthz` and `/readyz`; the main listener
+    /// then does not serve `/metrics`.
     pub metrics_listen: Option<SocketAddr>,
 }
 

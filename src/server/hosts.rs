@@ -1,6 +1,6 @@
-//! On a development server, whose login everybody knows, only requests that name this machine are
-//! answered: else any page, by a name that leads here (DNS rebinding), could fetch tokens and TURN
-//! credentials. With TLS the certificate does that already, as it is for no such name.
+//! A development server has a well-known login, so it answers only requests whose host is this machine.
+//! Otherwise any web page could use a name that resolves to this machine (DNS rebinding) to fetch tokens and
+//! TURN credentials. With TLS the certificate prevents that, because it is not valid for such a name.
 
 use std::net::IpAddr;
 
@@ -17,8 +17,8 @@ use crate::{
     proto::token::ErrorBody,
 };
 
-/// Passes on what names this machine, and answers the rest with 421 (RFC 9110 §15.5.20). `listening` is
-/// the address of the listener.
+/// Forwards requests whose host is this machine, and answers all others with 421 (RFC 9110 §15.5.20).
+/// `listening` is the address of the listener.
 pub(super) async fn check(
     State(listening): State<IpAddr>,
     request: Request,
@@ -26,12 +26,12 @@ pub(super) async fn check(
 ) -> Response {
     let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
     let target = request.uri().authority().map(Authority::as_str);
-    // Every browser says where it thinks it is; what says nothing is none.
+    // Every browser sends the host of the URL, so a request without one is not from a browser.
     if host.into_iter().chain(target).all(|host| is_own(host, listening)) {
         return next.run(request).await;
     }
-    let message = "this is a development server, for this machine only: call it by localhost or its \
-                   IP address; without --jwt-secret it has no other name";
+    let message = "this development server serves this machine only: use localhost or its IP address, \
+                   or start it with --jwt-secret to use another name";
     let body = ErrorBody { code: "wrong-host".into(), message: message.into() };
     (StatusCode::MISDIRECTED_REQUEST, Json(body)).into_response()
 }
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_others_are_refused() {
+    fn other_hosts_are_rejected() {
         let own = |host: &str, listening: &str| is_own(host, listening.parse().unwrap());
         assert!(own("localhost:1", "127.0.0.1") && own("127.0.0.1:8787", "127.0.0.1"));
         assert!(own("10.0.0.5:8787", "10.0.0.5") && own("10.0.0.5:8787", "0.0.0.0"));

@@ -1,5 +1,5 @@
-//! The HTTP/1.1 listener, with TLS or without: a client that is slow with its handshake or its header is
-//! cut off, connections are bounded, in all and for each address, and end with the server.
+//! The HTTP/1.1 listener, with or without TLS. It disconnects clients that are slow to send their handshake
+//! or header, limits connections in total and per address, and closes them when the server stops.
 
 use std::{
     convert::Infallible,
@@ -35,16 +35,16 @@ use crate::{
     },
 };
 
-/// Connections of the listener of `/metrics`.
+/// Maximum number of connections to the listener for `/metrics`.
 const METRICS_CONNECTIONS: usize = 64;
 
-/// First byte of a TLS connection: a record of type handshake (RFC 8446 §5.1).
+/// First byte of a TLS connection: the record type handshake (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// Header of a request's id, in answers, and in requests of trusted proxies.
+/// Header with a request's id, in responses and in requests from trusted proxies.
 const REQUEST_ID: &str = "x-request-id";
 
-/// Answer to a client that speaks plain HTTP where TLS is spoken.
+/// Response to a plain HTTP request on a TLS port.
 const SPEAK_TLS: &str = concat!(
     "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n",
     "Content-Length: 81\r\n\r\n",
@@ -55,19 +55,19 @@ const SPEAK_TLS: &str = concat!(
 /// How connections are served.
 #[derive(Clone)]
 pub(super) struct Options {
-    /// For the header of a request.
+    /// Timeout of a request's header.
     pub header_within: Duration,
-    /// For all requests of a connection.
+    /// Lifetime of a connection, for all of its requests.
     pub connection_within: Duration,
-    /// TLS, if it is spoken, and the time for its handshake.
+    /// TLS, if enabled, and the timeout of its handshake.
     pub tls: Option<(TlsAcceptor, Duration)>,
-    /// One permit a connection.
+    /// One permit per connection.
     pub connections: Arc<Semaphore>,
-    /// Connections of each address.
+    /// Connections per address.
     pub addresses: Option<Slots<IpAddr>>,
-    /// Who is believed when it names a client's address.
+    /// Proxies whose statement of a client's address is trusted.
     pub proxies: Arc<Proxies>,
-    /// Counts.
+    /// Counters of the listener.
     pub traffic: Arc<Traffic>,
 }
 
@@ -110,7 +110,7 @@ impl Options {
         }
     }
 
-    /// For the listener of `/metrics`.
+    /// For the listener for `/metrics`.
     pub(super) fn of_metrics(parts: &Parts) -> Self {
         Self {
             header_within: parts.config.header_within,
@@ -123,7 +123,7 @@ impl Options {
         }
     }
 
-    /// A place for a connection from `address`, if it needs one; an error when it has too many.
+    /// A slot for a connection from `address`, or `None` if it needs none; an error when all its slots are taken.
     fn place(&self, address: IpAddr) -> Result<Option<Slot<IpAddr>>, ()> {
         let Some(slots) = &self.addresses else { return Ok(None) };
         if self.proxies.trust(address) {
@@ -136,10 +136,10 @@ impl Options {
         place.map(Some).ok_or(())
     }
 
-    /// How requests of a connection from `address` to `local` come.
+    /// How requests on a connection from `address` to `local` arrive.
     fn arrival(&self, address: SocketAddr, local: Option<IpAddr>, tls: bool) -> Arrival {
         if self.proxies.trust(address.ip()) {
-            // A proxy may have taken TLS off; what it speaks itself is in between.
+            // A proxy may have terminated TLS, so plain HTTP from it does not mean that the client used none.
             return Arrival { local: None, secure: tls.then_some(true) };
         }
         Arrival { local, secure: Some(tls) }
@@ -148,9 +148,9 @@ impl Options {
     fn refuse(&self, limit: &'static str, address: SocketAddr) {
         self.traffic.refused.count(limit);
         let so_far = self.traffic.refused.get(limit);
-        // A flood of connections is no flood of log lines.
+        // A flood of connections must not cause a flood of log lines.
         if so_far.is_power_of_two() {
-            tracing::warn!(client = %address.ip().to_canonical(), limit, so_far, "too many connections: dropped");
+            tracing::warn!(client = %address.ip().to_canonical(), limit, so_far, "connection dropped: too many connections");
         }
     }
 }
@@ -162,7 +162,7 @@ async fn connection(
     options: Options,
     stop: watch::Receiver<bool>,
 ) {
-    // Signaling messages are small and few: none should wait for the next.
+    // Signaling messages are small and rare: none should be delayed until the next.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
@@ -179,7 +179,7 @@ async fn connection(
             "failed"
         }
         Ok(Ok(None)) => {
-            tracing::info!(client = %address.ip().to_canonical(), "plain HTTP on the TLS port was answered 400");
+            tracing::info!(client = %address.ip().to_canonical(), "plain HTTP on the TLS port: answered 400");
             "plain-http"
         }
         Ok(Ok(Some(stream))) => {
@@ -194,7 +194,7 @@ async fn connection(
 
 type Secured = Box<tokio_rustls::server::TlsStream<TcpStream>>;
 
-/// The TLS handshake; `None` when the client speaks plain HTTP, which is then answered.
+/// Performs the TLS handshake; `None` for a plain HTTP request, which gets an error response.
 async fn secure(mut stream: TcpStream, acceptor: &TlsAcceptor) -> io::Result<Option<Secured>> {
     let mut first = [0];
     if stream.peek(&mut first).await? == 0 {
@@ -205,7 +205,7 @@ async fn secure(mut stream: TcpStream, acceptor: &TlsAcceptor) -> io::Result<Opt
     }
     stream.write_all(SPEAK_TLS.as_bytes()).await?;
     stream.shutdown().await?;
-    // Closing with unread data would reset the connection before the client has read the answer.
+    // Closing with unread data would reset the connection before the client has read the response.
     let mut rest = [0; 1024];
     while stream.read(&mut rest).await? > 0 {}
     Ok(None)
@@ -227,7 +227,7 @@ async fn requests(
     .await;
 }
 
-/// Answers one request, counts it and logs it: its route, never its path or query, where a token may be.
+/// Answers one request, counts it and logs it: its route, but never its path or query, which may contain a token.
 async fn answer(
     router: Router,
     (address, arrival): (SocketAddr, Arrival),
@@ -258,7 +258,7 @@ async fn answer(
     Ok(response)
 }
 
-/// The id that a trusted proxy gave a request, or a new one.
+/// The id that a trusted proxy assigned to a request, or a new one.
 fn request_id<B>(request: &hyper::Request<B>, trusted: bool) -> RequestId {
     let sane = |id: &&str| {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -269,7 +269,7 @@ fn request_id<B>(request: &hyper::Request<B>, trusted: bool) -> RequestId {
     RequestId(given.map_or_else(|| uuid::Uuid::new_v4().simple().to_string().into(), Into::into))
 }
 
-/// Methods by name, those of no route in one word.
+/// The name of a method, or `other` if no route uses it.
 fn method(method: &hyper::Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",

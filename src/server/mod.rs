@@ -1,15 +1,15 @@
-//! Everything `orion-peer serve` runs, put together: signaling, token API, health, metrics.
+//! The server that `orion-peer serve` runs: signaling, token API, health, metrics.
 //!
 //! | route | answers |
 //! |---|---|
 //! | `GET /api/signal` | the WebSocket ([`crate::signaling::server`]) |
 //! | `POST /api/auth/webrtc-token` | a signaling JWT and ICE servers ([`token_api`]) |
-//! | `GET /healthz` | 200: it is alive |
-//! | `GET /readyz` | may it get new clients: 503 while it drains, or the pair store or the bus does not answer |
-//! | `GET /metrics` | counters in the Prometheus text format ([`metrics`]), here or on a listener of its own |
+//! | `GET /healthz` | 200 while the server is alive |
+//! | `GET /readyz` | 200 if new clients are accepted; 503 while draining, or if the pair store or the bus is down |
+//! | `GET /metrics` | counters in the Prometheus text format ([`metrics`]), here or on a separate listener |
 //! | `GET /.well-known/jwks.json` | public keys of signaling tokens (RFC 7517) |
 //!
-//! The caller binds the listener, so a test has its server on port 0 in a line.
+//! The caller binds the listener, so that a test can start a server on port 0 in one line.
 
 mod bus_metrics;
 pub mod exposition;
@@ -71,34 +71,34 @@ pub const DEV_PHONE: &str = "phone";
 /// The Mac of [`DEV_PAIR`].
 pub const DEV_MAC: &str = "mac";
 
-/// Shortest life of tokens and TURN credentials: clients renew them at half of it.
+/// Minimum lifetime of tokens and TURN credentials: clients renew them after half of it.
 pub const SHORTEST_TTL: Duration = Duration::from_secs(10);
 
-/// Shortest life of TURN credentials outside tests: they must outlast the token, and long calls.
+/// Minimum lifetime of TURN credentials outside tests: they must outlast the token and long calls.
 pub const MIN_TURN_TTL: Duration = Duration::from_hours(1);
 
-/// Between looks for clients whose rates need not be remembered.
+/// Interval at which rate limiters forget idle clients.
 const FORGET_EVERY: Duration = Duration::from_mins(1);
 
-/// TURN as the token answer names it: URLs, and the secret shared with the TURN server.
+/// TURN servers in the token response: URLs, and the secret shared with the TURN server.
 #[derive(Debug, Clone)]
 pub struct TurnAdvert {
     /// `stun:`, `turn:` and `turns:` URLs (RFC 7064, RFC 7065).
     pub urls: Vec<String>,
-    /// Makes the credentials of each answer.
+    /// Creates the credentials of each response.
     pub secret: Secret,
-    /// How long credentials are good; below [`MIN_TURN_TTL`] only in tests.
+    /// Lifetime of credentials; below [`MIN_TURN_TTL`] only in tests.
     pub ttl: Duration,
-    /// Whether user names say which pair they are for. Only for a server that knows these pairs: it ends
-    /// what belongs to one that is revoked.
+    /// Whether usernames contain the pair. Only for a TURN server that knows these pairs: it ends the
+    /// allocations of a revoked pair.
     pub names_pair: bool,
-    /// Whether `urls` are for the address that a client connected to, whichever of this machine's it is: for an
-    /// embedded server on all of them. The host in `urls` then stands for clients of which that is not known.
+    /// Whether the host in `urls` is replaced with the address of this machine that the client connected to: for
+    /// an embedded server that listens on all addresses. Clients whose address is unknown get `urls` unchanged.
     pub follows_client: bool,
 }
 
 impl TurnAdvert {
-    /// STUN on UDP and TURN on UDP and TCP at one address; `host` is a name or an address, IPv6 in
+    /// STUN over UDP, and TURN over UDP and TCP, at one address; `host` is a name or an address, IPv6 in
     /// brackets.
     #[must_use]
     pub fn at(host: &str, port: u16, secret: Secret) -> Self {
@@ -111,12 +111,12 @@ impl TurnAdvert {
         Self { urls, secret, ttl, names_pair: false, follows_client: false }
     }
 
-    /// The URLs for a client that connected to the address `local` of this machine, where that is known.
+    /// The URLs for a client that connected to the address `local` of this machine, if known.
     #[must_use]
     pub fn urls_at(&self, local: Option<IpAddr>) -> Vec<String> {
         let Some(local) = local.filter(|_| self.follows_client) else { return self.urls.clone() };
         let at_local = |url: &String| match url.parse::<ServerUri>() {
-            // The certificate of `turns:` is for the name in it.
+            // The certificate for `turns:` is for the name in the URL.
             Ok(uri) if uri.transport != Transport::Tls && is_of_family(&uri.host, local) => {
                 ServerUri { host: local.to_string(), ..uri }.to_string()
             }
@@ -135,12 +135,12 @@ fn is_of_family(host: &str, ip: IpAddr) -> bool {
     host.parse::<IpAddr>().is_ok_and(|host| host.is_ipv4() == ip.is_ipv4())
 }
 
-/// How often tokens may be asked for.
+/// Rate limits of token requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TokenRates {
-    /// By one address, whatever the login.
+    /// Per address, whatever the login.
     pub per_address: Rate,
-    /// By one user.
+    /// Per user.
     pub per_user: Rate,
 }
 
@@ -153,46 +153,46 @@ impl Default for TokenRates {
     }
 }
 
-/// Appends metrics of parts the server does not know, in the Prometheus text format.
+/// Appends metrics of components that the server does not know, in the Prometheus text format.
 pub type ExtraMetrics = Arc<dyn Fn(&mut String) + Send + Sync>;
 
-/// What a server needs to start.
+/// Configuration of a server.
 #[derive(Clone)]
 pub struct ServerConfig {
-    /// How signaling behaves.
+    /// Settings of the signaling server.
     pub signaling: SignalingConfig,
-    /// Mints and checks signaling tokens.
+    /// Mints and verifies signaling tokens.
     pub verifier: Verifier,
-    /// The pairs.
+    /// Store of the pairs.
     pub store: Arc<dyn PairStore>,
-    /// Who is asking for a token; without it there is no token API.
+    /// Identifies the user who requests a token; without it there is no token API.
     pub login: Option<Arc<dyn LoginCheck>>,
-    /// ICE servers named in every token answer.
+    /// ICE servers in every token response.
     pub ice_servers: Vec<crate::proto::token::IceServer>,
-    /// TURN with credentials of its own for each answer.
+    /// TURN servers, with separate credentials for each token response.
     pub turn: Option<TurnAdvert>,
-    /// Twilio's ICE servers, in every token answer.
+    /// Twilio's ICE servers, in every token response.
     pub twilio: Option<Arc<twilio::TwilioServers>>,
-    /// How long signaling tokens are good, seconds; the contract says 300, less is for tests of renewal.
+    /// Lifetime of signaling tokens, seconds: 300 by the contract, less to test renewal.
     pub token_ttl_s: u64,
-    /// How often tokens may be asked for; `None` is no limit.
+    /// Rate limits of token requests; `None` means no limit.
     pub token_rates: Option<TokenRates>,
-    /// How long a client may take for the header of a request (contract: 5 s).
+    /// Timeout of a request's header (contract: 5 s).
     pub header_within: Duration,
-    /// HTTP connections at once, sockets not counted.
+    /// Maximum number of concurrent HTTP connections, not counting sockets.
     pub max_connections: usize,
-    /// What stands between the network and the routes.
+    /// Settings of the HTTP listener.
     pub front: Front,
     /// More metrics, such as those of an embedded TURN server.
     pub extra_metrics: Option<ExtraMetrics>,
-    /// What ends with a pair besides its sockets, such as the relaying of an embedded TURN server.
+    /// Resources other than sockets that end with a pair, such as allocations of an embedded TURN server.
     pub in_use: Option<Arc<dyn InUse>>,
-    /// The page for browsers at `/`: what it is told of this server; `None`: there is none.
+    /// What the page for browsers at `/` fetches from `/mode`; `None` disables the page.
     pub page: Option<serde_json::Value>,
 }
 
 impl ServerConfig {
-    /// A server with default behaviour and limits.
+    /// A server with default settings and limits.
     #[must_use]
     pub fn new(verifier: Verifier, store: Arc<dyn PairStore>) -> Self {
         Self {
@@ -215,11 +215,11 @@ impl ServerConfig {
     }
 
     /// The dev server: a random signing secret, the pair [`DEV_PAIR`] in memory, the login token
-    /// [`crate::auth::login::DEV_TOKEN`], no limits for one client, pages of this machine allowed.
-    /// For loopback addresses only, and by names of this machine only.
+    /// [`crate::auth::login::DEV_TOKEN`], no limits per client, and access for pages from this machine.
+    /// For loopback addresses and names of this machine only.
     ///
     /// # Errors
-    /// [`ServerError::Store`] when there is no memory for the pairs.
+    /// [`ServerError::Store`] when the store in memory cannot be created.
     pub async fn dev() -> Result<Self, ServerError> {
         let store = SqlitePairs::in_memory().await?;
         store.add(&dev_pair()).await?;
@@ -236,24 +236,24 @@ impl ServerConfig {
     }
 }
 
-/// The pair of the dev server, and of one for a local network.
+/// The pair of the dev server, and of a server for a local network.
 #[must_use]
 pub fn dev_pair() -> Pair {
     Pair::active(DEV_PAIR, DEV_USER, DEV_PHONE, DEV_MAC, unix_now())
 }
 
-/// A server that could not start.
+/// Why a server could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// The listener has no address, or cannot be used.
+    /// The listener has no address, or is not usable.
     #[error("cannot listen: {0}")]
     Listen(#[from] io::Error),
-    /// The listener of `/metrics` cannot be used.
+    /// The listener for `/metrics` is not usable.
     #[error("cannot listen for /metrics on {address}: {source}")]
     Metrics {
-        /// Where.
+        /// Address of the listener.
         address: SocketAddr,
-        /// The cause.
+        /// Error of the operating system.
         source: io::Error,
     },
     /// The pair store is not usable.
@@ -272,7 +272,7 @@ pub enum ServerError {
 pub struct Server;
 
 impl Server {
-    /// Starts serving on `listener`. Nothing is accepted before the pair store and the bus answer.
+    /// Starts serving on `listener`. No connection is accepted before the pair store and the bus respond.
     ///
     /// # Errors
     /// When the listener, the pair store or the bus is not usable.
@@ -314,7 +314,7 @@ impl Server {
     }
 }
 
-/// Closes sockets of revoked pairs, and forgets clients that have gone quiet.
+/// Closes sockets of revoked pairs, forgets idle clients, and renews Twilio's ICE servers.
 async fn watch_over(parts: Arc<Parts>) {
     let forgetting = async {
         loop {
@@ -333,7 +333,7 @@ async fn watch_over(parts: Arc<Parts>) {
     tokio::join!(revocations, signaling.clone().run_bus(), forgetting, renewing);
 }
 
-/// Starts a dev server with a store of its own: [`ServerConfig::dev`].
+/// Starts a dev server with its own store: [`ServerConfig::dev`].
 ///
 /// # Errors
 /// As [`Server::start`].
@@ -341,14 +341,14 @@ pub async fn dev(listener: TcpListener) -> Result<RunningServer, ServerError> {
     Server::start(ServerConfig::dev().await?, listener).await
 }
 
-/// What the routes share.
+/// State shared by the routes.
 struct Parts {
     config: ServerConfig,
     signaling: Signaling,
     tokens: token_api::TokenApi,
     traffic: Arc<Traffic>,
     readiness: readiness::Readiness,
-    /// Seconds since 1970.
+    /// Start of the server, seconds since 1970.
     started: u64,
 }
 

@@ -1,8 +1,8 @@
-//! Who the client is when a proxy stands before the server: `X-Forwarded-For`, or `Forwarded` (RFC 7239).
+//! The client's address behind a proxy: `X-Forwarded-For`, or `Forwarded` (RFC 7239).
 //!
-//! A client may send both headers itself, so only what trusted proxies appended counts: the list is read
-//! from the right, and the first address that is no trusted proxy's is the client. Only one of the two
-//! headers is read, for a proxy that sets one passes the other on as the client wrote it.
+//! A client may send both headers itself, so only entries appended by trusted proxies count: the list is
+//! read from the right, and the first address that does not belong to a trusted proxy is the client. Only one
+//! of the two headers is read, because a proxy that sets one forwards the other unchanged.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -20,12 +20,12 @@ pub enum ProxyHeader {
     Forwarded,
 }
 
-/// The trusted proxies; none are by default.
+/// The trusted proxies; none by default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Proxies {
-    /// Their networks.
+    /// Networks of the proxies.
     pub trusted: Vec<IpNet>,
-    /// What they set.
+    /// The header they set.
     pub header: ProxyHeader,
 }
 
@@ -55,7 +55,7 @@ impl Proxies {
                 ProxyHeader::XForwardedFor => address(item),
                 ProxyHeader::Forwarded => forwarded_for(item),
             };
-            // What is no address hides those to its left; the proxy that wrote it stands for them.
+            // An entry that is not an address ends the list: the proxy that wrote it counts as the client.
             let Some(named) = named else { break };
             client = named;
             if !self.trust(named.ip()) {
@@ -101,10 +101,10 @@ mod tests {
     }
 
     #[test]
-    fn the_first_address_from_the_right_that_is_no_proxy_is_the_client() {
+    fn the_first_address_from_the_right_that_is_not_a_proxy_is_the_client() {
         use ProxyHeader::{Forwarded, XForwardedFor};
         for (header, peer, lines, expected) in [
-            // Nobody is believed who is no proxy.
+            // Only proxies are trusted.
             (XForwardedFor, "192.0.2.9:1", &["X-Forwarded-For: 198.51.100.1"][..], "192.0.2.9"),
             (XForwardedFor, "10.0.0.1:1", &["X-Forwarded-For: 198.51.100.1"], "198.51.100.1"),
             // The client wrote the left part itself.

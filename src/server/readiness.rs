@@ -1,5 +1,5 @@
-//! Whether the pair store answers, as `/readyz` says it: anybody may ask, so the store is asked once a
-//! second at most, and by one at a time.
+//! Whether the pair store responds, for `/readyz`. Any client may ask, so the store is queried at most once
+//! per second, and never concurrently.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,20 +7,20 @@ use tokio::{sync::Mutex, time::Instant};
 
 use super::Parts;
 
-/// How long an answer of the store is good.
+/// How long a result is reused.
 const GOOD_FOR: Duration = Duration::from_secs(1);
 
-/// What the store answered last.
+/// The last result.
 #[derive(Debug, Default)]
 pub(super) struct Readiness {
-    /// When it answered, and whether it was well.
+    /// Time of the last query, and whether it succeeded.
     last: Mutex<Option<(Instant, bool)>>,
 }
 
-/// Whether the store answers now, or did within the last second.
+/// Whether the store responds, or did within the last second.
 pub(super) async fn is_store_ready(parts: &Arc<Parts>) -> bool {
     let parts = Arc::clone(parts);
-    // In a task of its own: clients that ask and go away do not begin one question after the other.
+    // In a separate task: clients that ask and disconnect do not start one query after another.
     let asked = tokio::spawn(async move {
         let mut last = parts.readiness.last.lock().await;
         if let Some((at, ready)) = *last

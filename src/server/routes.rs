@@ -1,4 +1,4 @@
-//! The routes, and those that say how the server is.
+//! The routes, and the handlers of health, keys and unknown paths.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -13,8 +13,8 @@ use crate::{
     signaling::bus::BusState,
 };
 
-/// All routes; those of the metrics only when there is no other listener for them. `listening` is the
-/// address of the listener.
+/// All routes; `/metrics` only if there is no separate listener for it. `listening` is the address of the
+/// listener.
 pub(super) fn all(parts: &Arc<Parts>, with_metrics: bool, listening: IpAddr) -> Router {
     let mut router = operation(with_metrics).route(JWKS_PATH, get(public_keys));
     if parts.config.login.is_some() {
@@ -33,7 +33,7 @@ pub(super) fn all(parts: &Arc<Parts>, with_metrics: bool, listening: IpAddr) -> 
     by_own_names(router, parts, listening).layer(axum::middleware::from_fn(wellformed::check))
 }
 
-/// Refuses requests by other names, where this machine's are the only ones.
+/// Rejects requests whose host is not this machine, if the configuration demands it.
 fn by_own_names(router: Router, parts: &Parts, listening: IpAddr) -> Router {
     let front = &parts.config.front;
     if !front.this_machine_only || front.tls.is_some() {
@@ -42,13 +42,13 @@ fn by_own_names(router: Router, parts: &Parts, listening: IpAddr) -> Router {
     router.layer(axum::middleware::from_fn_with_state(listening, hosts::check))
 }
 
-/// The keys that signaling tokens of this server can be checked with elsewhere.
+/// The public keys with which others can verify this server's signaling tokens.
 async fn public_keys(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
     let caching = [(axum::http::header::CACHE_CONTROL, "public, max-age=300")];
     (caching, Json(parts.config.verifier.keys().public_jwks()))
 }
 
-/// The routes of the metrics' own listener, at this address.
+/// The routes of the separate listener for metrics at this address.
 pub(super) fn metrics_only(parts: &Arc<Parts>, listening: Option<IpAddr>) -> Router {
     let not_found = || async { refused("the routes are /metrics, /healthz and /readyz".into()) };
     let router = operation(true).with_state(Arc::clone(parts)).fallback(not_found);
@@ -58,7 +58,7 @@ pub(super) fn metrics_only(parts: &Arc<Parts>, listening: Option<IpAddr>) -> Rou
     }
 }
 
-/// The routes for those who run the server.
+/// The routes for operators.
 fn operation(with_metrics: bool) -> Router<Arc<Parts>> {
     let router = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz));
     if with_metrics { router.route("/metrics", get(metrics::metrics)) } else { router }
@@ -73,24 +73,24 @@ fn refused(message: String) -> impl IntoResponse {
     (StatusCode::NOT_FOUND, Json(ErrorBody { code: "not-found".into(), message }))
 }
 
-/// Is it alive: it answers at once, without asking anybody.
+/// Whether the server is alive: answers immediately, without a query.
 async fn healthz(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
     let word = if parts.signaling.is_draining() { "draining" } else { "ok" };
     status(word, StatusCode::OK)
 }
 
-/// May it get new clients.
+/// Whether the server accepts new clients.
 async fn readyz(State(parts): State<Arc<Parts>>) -> impl IntoResponse {
     status(health(&parts).await, StatusCode::SERVICE_UNAVAILABLE)
 }
 
-/// The answer that says `word`, with 200 when that is `ok`, and else with `otherwise`.
+/// The response with the status `word`: 200 when it is `ok`, `otherwise` when it is not.
 fn status(word: &str, otherwise: StatusCode) -> (StatusCode, Json<serde_json::Value>) {
     let status = if word == "ok" { StatusCode::OK } else { otherwise };
     (status, Json(serde_json::json!({"status": word})))
 }
 
-/// How the server is, in a word.
+/// Health of the server in one word.
 async fn health(parts: &Arc<Parts>) -> &'static str {
     if parts.signaling.is_draining() {
         return "draining";

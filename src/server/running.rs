@@ -1,4 +1,4 @@
-//! A server that runs: its addresses, and its end.
+//! A running server: its addresses, and its shutdown.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -16,7 +16,7 @@ use crate::{
     auth::jwt::Verifier, pairs::PairStore, proto::signaling, signaling::server::Signaling,
 };
 
-/// A server that is running; dropping it stops it at once.
+/// A running server; dropping it stops it immediately.
 pub struct RunningServer {
     pub(super) addr: SocketAddr,
     pub(super) metrics_addr: Option<SocketAddr>,
@@ -33,13 +33,13 @@ impl std::fmt::Debug for RunningServer {
 }
 
 impl RunningServer {
-    /// The address it listens on.
+    /// The address that the server listens on.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// An address a client of this machine can connect to: loopback when it listens on all.
+    /// An address that clients on this machine can connect to: loopback when the server listens on all.
     #[must_use]
     pub fn reachable_addr(&self) -> SocketAddr {
         let mut addr = self.addr;
@@ -51,13 +51,13 @@ impl RunningServer {
         addr
     }
 
-    /// The address of the listener of `/metrics`, if it has one of its own.
+    /// The address of the separate listener for `/metrics`, if there is one.
     #[must_use]
     pub fn metrics_addr(&self) -> Option<SocketAddr> {
         self.metrics_addr
     }
 
-    /// Host and port for URLs at an address of this machine: with TLS, a name that the certificate is for.
+    /// Host and port for URLs at an address of this machine; with TLS, a name in the certificate.
     fn authority(&self, ip: IpAddr) -> String {
         let addr = SocketAddr::new(ip, self.addr.port());
         let Some(tls) = self.parts.config.front.tls.as_ref() else { return addr.to_string() };
@@ -77,31 +77,31 @@ impl RunningServer {
         format!("{plain}{secure}")
     }
 
-    /// URL of the WebSocket, for a client of this machine.
+    /// URL of the WebSocket, for a client on this machine.
     #[must_use]
     pub fn signal_url(&self) -> String {
         self.signal_url_at(self.reachable_addr().ip())
     }
 
-    /// URL of the WebSocket at an address that clients reach this machine by.
+    /// URL of the WebSocket at an address by which clients reach this machine.
     #[must_use]
     pub fn signal_url_at(&self, ip: IpAddr) -> String {
         format!("{}://{}{}", self.scheme("ws"), self.authority(ip), signaling::PATH)
     }
 
-    /// URL of the token API, for a client of this machine.
+    /// URL of the token API, for a client on this machine.
     #[must_use]
     pub fn token_url(&self) -> String {
         self.token_url_at(self.reachable_addr().ip())
     }
 
-    /// URL of the token API at an address that clients reach this machine by.
+    /// URL of the token API at an address by which clients reach this machine.
     #[must_use]
     pub fn token_url_at(&self, ip: IpAddr) -> String {
         format!("{}://{}{TOKEN_PATH}", self.scheme("http"), self.authority(ip))
     }
 
-    /// URL of the page for browsers at an address that clients reach this machine by.
+    /// URL of the page for browsers at an address by which clients reach this machine.
     #[must_use]
     pub fn page_url_at(&self, ip: IpAddr) -> String {
         format!("{}://{}/", self.scheme("http"), self.authority(ip))
@@ -119,21 +119,21 @@ impl RunningServer {
         &self.parts.config.store
     }
 
-    /// Mints and checks signaling tokens.
+    /// Mints and verifies signaling tokens.
     #[must_use]
     pub fn verifier(&self) -> &Verifier {
         &self.parts.config.verifier
     }
 
-    /// Stops gracefully: new sockets are refused, live ones closed with 1012 over the drain jitter,
-    /// requests under way answered.
+    /// Stops gracefully: rejects new sockets, closes live ones with 1012 spread over the drain jitter, and
+    /// answers pending requests.
     pub async fn shutdown(self) {
         self.parts.signaling.drain().await;
         self.stop.send_replace(true);
         let all = u32::try_from(self.parts.config.max_connections).unwrap_or(u32::MAX);
         let done = self.connections.acquire_many(all);
         if tokio::time::timeout(Duration::from_secs(2), done).await.is_err() {
-            tracing::warn!("HTTP connections were left when the server stopped");
+            tracing::warn!("HTTP connections were still open when the server stopped");
         }
     }
 }

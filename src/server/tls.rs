@@ -1,9 +1,8 @@
-//! TLS of the server (RFC 8446, RFC 5246): certificate and key from PEM files (RFC 7468), read again
-//! while it runs, or made for this run and signed by itself.
+//! TLS of the server (RFC 8446, RFC 5246): certificate and key from PEM files (RFC 7468), which are reloaded
+//! when they change, or a self-signed certificate for this run.
 //!
-//! The listener for HTTP and the one for TURN each have a configuration of their own; both ask the same
-//! [`Tls`] for the certificate, so that a new one counts for both from the next handshake on. Connections
-//! that are there stay as they are.
+//! The HTTP and TURN listeners have separate configurations, but both get the certificate from the same
+//! [`Tls`], so that both use a new one from the next handshake on. Existing connections are not affected.
 
 use std::{
     fs, io,
@@ -28,75 +27,75 @@ use crate::{
 /// Protocol of the HTTP listener in ALPN (RFC 7301 §6).
 const HTTP_1_1: &[u8] = b"http/1.1";
 
-/// How often the files are looked at.
+/// Interval between checks of the files.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// How long before its end a certificate is told to expire, seconds: a week.
+/// Remaining validity of a certificate below which a warning is logged, seconds: a week.
 const EXPIRES_SOON_S: i64 = 7 * 24 * 3600;
 
-/// Why there is no certificate to serve with.
+/// Why there is no usable certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
     #[error("{} cannot be read: {cause}", path.display())]
     Read {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The cause.
+        /// Error of the operating system.
         cause: io::Error,
     },
-    /// No certificate in the file, or one that is damaged.
+    /// The file contains no certificate, or a damaged one.
     #[error("{} cannot be used: {cause}", path.display())]
     Certificate {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The cause.
+        /// What is wrong with its contents.
         cause: String,
     },
-    /// No key in the file, one that cannot be used, or one of another certificate.
+    /// The file contains no key, an unusable one, or the key of another certificate.
     #[error("{} cannot be used: {cause}", path.display())]
     Key {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The cause.
+        /// What is wrong with its contents.
         cause: String,
     },
-    /// A certificate could not be made.
-    #[error("a certificate cannot be made for {names}: {cause}")]
+    /// A self-signed certificate cannot be created.
+    #[error("cannot create a certificate for {names}: {cause}")]
     SelfSigned {
-        /// The names it was to be for.
+        /// The names, separated by commas.
         names: String,
-        /// The cause.
+        /// Error of the certificate generator.
         cause: String,
     },
 }
 
 impl TlsError {
-    /// What to try.
+    /// What to do, as an imperative sentence.
     #[must_use]
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::Read { .. } => "check the path and its permissions",
             Self::Certificate { .. } => {
-                "give a PEM file with the server's certificate first, then those between it and its CA"
+                "give a PEM file with the server's certificate, followed by the intermediate certificates"
             }
             Self::Key { .. } => {
                 "give the PEM file of the certificate's own key (PKCS#8, SEC1 or PKCS#1), without a \
-                 passphrase: `openssl pkey -in KEY -out PLAIN.pem` takes it off"
+                passphrase: remove it with `openssl pkey -in KEY -out PLAIN.pem`"
             }
             Self::SelfSigned { .. } => "listen on an address of this machine",
         }
     }
 }
 
-/// The files a certificate comes from.
+/// The files of a certificate and its key.
 #[derive(Debug)]
 struct Files {
     certificate: PathBuf,
     key: PathBuf,
 }
 
-/// Both files as they were read last, whether they were good or not.
+/// Contents of certificate and key file as last read, whether they were usable or not.
 type Texts = (Vec<u8>, Vec<u8>);
 
 #[derive(Debug)]
@@ -112,10 +111,10 @@ struct Shared {
 pub struct Tls(Arc<Shared>);
 
 impl Tls {
-    /// Reads a chain of certificates, the server's own first, and its key.
+    /// Reads a certificate chain, the server's own certificate first, and its key.
     ///
     /// # Errors
-    /// [`TlsError`] names the file and what is wrong with it.
+    /// [`TlsError`] with the file and what is wrong with it.
     pub fn from_files(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
         let files = Files { certificate: certificate.to_owned(), key: key.to_owned() };
         let texts = files.read()?;
@@ -123,11 +122,11 @@ impl Tls {
         Ok(Self::of(certified, Some(files), texts))
     }
 
-    /// Makes a certificate for these names and addresses, signed by itself: for runs on one machine or
-    /// one network, with clients that know its fingerprint.
+    /// Creates a self-signed certificate for these names and addresses: for runs on one machine or one
+    /// network, with clients that know its fingerprint.
     ///
     /// # Errors
-    /// [`TlsError::SelfSigned`] for a name that no certificate can be for.
+    /// [`TlsError::SelfSigned`] for a name that cannot be in a certificate.
     pub fn self_signed(names: &[String]) -> Result<Self, TlsError> {
         let failed = |cause: String| TlsError::SelfSigned { names: names.join(", "), cause };
         let made = || {
@@ -153,13 +152,13 @@ impl Tls {
         }))
     }
 
-    /// For the HTTP listener.
+    /// Configuration of the HTTP listener.
     #[must_use]
     pub fn http(&self) -> Arc<ServerConfig> {
         self.server(&[HTTP_1_1])
     }
 
-    /// For TURN over TLS.
+    /// Configuration of TURN over TLS.
     #[must_use]
     pub fn turn(&self) -> Arc<ServerConfig> {
         self.server(&[])
@@ -172,7 +171,7 @@ impl Tls {
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(&self.0) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-        // Without a table of sessions: it would grow to some MiB, and a client connects rarely.
+        // No session cache: it would grow to a few MiB, and clients rarely reconnect.
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Arc::new(config)
@@ -184,25 +183,25 @@ impl Tls {
         Fingerprint::of(&self.leaf())
     }
 
-    /// The names and addresses the certificate is for.
+    /// The names and addresses in the certificate.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         certificate::names(&self.leaf())
     }
 
-    /// Whether the certificate is for a host: a DNS name, or an IP address without brackets.
+    /// Whether the certificate is valid for a host: a DNS name, or an IP address without brackets.
     #[must_use]
     pub fn is_for(&self, host: &str) -> bool {
         certificate::is_for(&self.leaf(), host)
     }
 
-    /// Until when the certificate is valid, seconds since 1970.
+    /// When the certificate expires, seconds since 1970.
     #[must_use]
     pub fn expires(&self) -> Option<i64> {
         certificate::validity(&self.leaf()).map(|(_, end)| end)
     }
 
-    /// What is wrong with the certificate's times at `now`, seconds since 1970; none when nothing is.
+    /// What is wrong with the certificate's validity period at `now`, seconds since 1970; `None` if nothing is.
     #[must_use]
     pub fn untimely(&self, now: i64) -> Option<String> {
         let (begin, end) = certificate::validity(&self.leaf())?;
@@ -210,30 +209,30 @@ impl Tls {
             jiff::Timestamp::from_second(at).map_or_else(|_| at.to_string(), |at| at.to_string())
         };
         match now {
-            now if now < begin => Some(format!("is valid from {} only", date(begin))),
-            now if now > end => Some(format!("has expired at {}", date(end))),
+            now if now < begin => Some(format!("is not valid before {}", date(begin))),
+            now if now > end => Some(format!("expired at {}", date(end))),
             now if now > end - EXPIRES_SOON_S => Some(format!("expires at {}", date(end))),
             _ => None,
         }
     }
 
-    /// Says in the log when clients do not believe the certificate, or soon will not.
+    /// Logs a warning when clients reject the certificate because of its validity period, or soon will.
     pub fn tell_untimely(&self) {
         if let Some(trouble) = self.untimely(jiff::Timestamp::now().as_second()) {
             let names = self.names().join(", ");
             tracing::warn!(
-                "the TLS certificate for {names} {trouble}: renew its files, they are read again"
+                "the TLS certificate for {names} {trouble}: renew its files, which are reloaded automatically"
             );
         }
     }
 
-    /// Whether it comes from files, and can change.
+    /// Whether the certificate comes from files, and can change.
     #[must_use]
     pub fn has_files(&self) -> bool {
         self.0.files.is_some()
     }
 
-    /// How often the files were read again, by result.
+    /// Counts the reloads of changed files, by result.
     #[must_use]
     pub fn reloads(&self) -> &Family {
         &self.0.reloads
@@ -241,13 +240,13 @@ impl Tls {
 
     fn leaf(&self) -> CertificateDer<'static> {
         let current = self.0.current();
-        current.cert.first().expect("a chain that was taken is not empty").clone()
+        current.cert.first().expect("a chain in use is not empty").clone()
     }
 
-    /// Reads the files again, if they changed; true when there is another certificate or key now.
+    /// Reloads the files if they changed; true when another certificate or key is now in use.
     ///
     /// # Errors
-    /// [`TlsError`] when they cannot be used: then the certificate and key stay as they are.
+    /// [`TlsError`] when they are not usable; the certificate and key in use do not change.
     pub fn reload(&self) -> Result<bool, TlsError> {
         let Some(files) = &self.0.files else { return Ok(false) };
         let mut read = locked(&self.0.read);
@@ -256,39 +255,39 @@ impl Tls {
             return Ok(false);
         }
         let certified = files.certified(&texts);
-        // What was bad once need not be told again before it changes.
+        // Unusable files are reported only once until they change.
         *read = texts;
         drop(read);
         *self.0.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(certified?);
         Ok(true)
     }
 
-    /// Reads the files again, and says in the log and the counters what came of it.
+    /// Reloads the files if they changed; logs and counts the result.
     pub fn refresh(&self) {
         match self.reload() {
             Ok(false) => {}
             Ok(true) => {
                 self.0.reloads.count("ok");
-                tracing::info!(sha256 = %self.fingerprint(), "a new TLS certificate is in use");
+                tracing::info!(sha256 = %self.fingerprint(), "TLS certificate reloaded");
                 self.tell_untimely();
             }
             Err(error) => {
                 self.0.reloads.count("failed");
                 let remedy = error.remedy();
-                tracing::error!(%error, remedy, "the TLS certificate stays the old one");
+                tracing::error!(%error, remedy, "cannot reload the TLS certificate; the previous one stays in use");
             }
         }
     }
 
-    /// Looks at the files again and again. Runs until it is dropped.
+    /// Checks the files periodically; runs until it is dropped.
     pub async fn watch(self) {
         self.tell_untimely();
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let tls = self.clone();
-            // Files may lie on a slow disk.
+            // The files may be on a slow disk.
             if let Err(error) = tokio::task::spawn_blocking(move || tls.refresh()).await {
-                tracing::error!(%error, "cannot look at the TLS files");
+                tracing::error!(%error, "cannot check the TLS files");
             }
         }
     }
@@ -322,13 +321,13 @@ impl Files {
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| unusable(error.to_string()))?;
         let Some(leaf) = chain.first() else {
-            return Err(unusable("there is no certificate in it".into()));
+            return Err(unusable("it contains no certificate".into()));
         };
         rustls::server::ParsedCertificate::try_from(leaf)
             .map_err(|error| unusable(error.to_string()))?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
             rustls::pki_types::pem::Error::NoItemsFound => {
-                bad_key("there is no key in it that is free of a passphrase".into())
+                bad_key("it contains no key without a passphrase".into())
             }
             error => bad_key(error.to_string()),
         })?;
@@ -392,8 +391,8 @@ mod tests {
         fs::write(pair.certificate(), Pair::new("b.example").certificate_text()).unwrap();
         let error = tls.reload().unwrap_err();
         assert!(error.to_string().contains("not the key of the certificate"), "{error}");
-        assert_eq!(tls.fingerprint(), first, "a certificate without its key is not taken");
-        assert!(!tls.reload().unwrap(), "said once");
+        assert_eq!(tls.fingerprint(), first, "a certificate without its key is not used");
+        assert!(!tls.reload().unwrap(), "reported once");
 
         fs::remove_file(pair.key()).unwrap();
         assert!(matches!(tls.reload(), Err(TlsError::Read { .. })));
@@ -411,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_that_is_not_valid_now_is_told() {
+    fn a_certificate_that_is_not_valid_now_is_reported() {
         let pair = Pair::new("a.example");
         let key = rcgen::KeyPair::generate().unwrap();
         let mut made = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
@@ -422,15 +421,15 @@ mod tests {
         let tls = pair.read().unwrap();
         let end = 1_583_020_800;
         assert_eq!(tls.expires(), Some(end));
-        let told = |at: i64| tls.untimely(at).unwrap_or_default();
-        assert_eq!(told(end - EXPIRES_SOON_S), "");
-        assert_eq!(told(end - 60), "expires at 2020-03-01T00:00:00Z");
-        assert_eq!(told(end + 1), "has expired at 2020-03-01T00:00:00Z");
-        assert_eq!(told(1_577_836_799), "is valid from 2020-01-01T00:00:00Z only");
+        let reported = |at: i64| tls.untimely(at).unwrap_or_default();
+        assert_eq!(reported(end - EXPIRES_SOON_S), "");
+        assert_eq!(reported(end - 60), "expires at 2020-03-01T00:00:00Z");
+        assert_eq!(reported(end + 1), "expired at 2020-03-01T00:00:00Z");
+        assert_eq!(reported(1_577_836_799), "is not valid before 2020-01-01T00:00:00Z");
     }
 
     #[test]
-    fn files_that_cannot_be_used_say_why() {
+    fn unusable_files_are_rejected_with_a_reason() {
         let pair = Pair::new("a.example");
         let encrypted =
             "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
@@ -447,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_made_for_names_and_addresses() {
+    fn a_self_signed_certificate_is_for_names_and_addresses() {
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
         let tls = Tls::self_signed(&names).unwrap();
         assert!(names.iter().all(|name| tls.is_for(name)));

@@ -1,5 +1,5 @@
-//! `POST /api/auth/webrtc-token`: a login token and a device id in, a signaling JWT and ICE servers
-//! out.
+//! `POST /api/auth/webrtc-token`: takes a login token and a device id, and returns a signaling JWT and ICE
+//! servers.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -28,11 +28,11 @@ use crate::{
     types::{DeviceId, PairId, check_id},
 };
 
-/// What the token API remembers.
+/// State of the token API.
 pub(super) struct TokenApi {
     addresses: Option<KeyedRate<IpAddr>>,
     users: Option<KeyedRate<String>>,
-    /// Answers by status.
+    /// Responses by status.
     pub answers: Family,
 }
 
@@ -46,7 +46,7 @@ impl TokenApi {
     }
 }
 
-/// An error answer.
+/// An error response.
 #[derive(Debug)]
 struct Refusal {
     status: StatusCode,
@@ -78,9 +78,9 @@ impl Refusal {
 
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
-        tracing::warn!(%error, "no token given");
+        tracing::warn!(%error, "token request failed");
         if !error.is_outage() {
-            return Self::malformed("the pair store does not take this deviceId or pairId");
+            return Self::malformed("the pair store rejected this deviceId or pairId");
         }
         Self::unavailable("store-down", "the pair store is not available; try again")
     }
@@ -102,29 +102,29 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// How long a browser may keep that a page may ask, seconds: two hours, the most that Chromium keeps.
+/// How long a browser may cache the preflight response, seconds: two hours, Chromium's maximum.
 const PREFLIGHT_LIFE: &str = "7200";
 
-/// The origin of a request by a page that may open a signaling socket.
+/// The origin of a request, if pages of that origin may open a signaling socket.
 fn page_of(parts: &Parts, request: &Request) -> Option<HeaderValue> {
     let origin = request.headers().get(header::ORIGIN)?.clone();
     let arrival = request.extensions().get();
     origin::may_connect(&parts.config.signaling, request.headers(), arrival).then_some(origin)
 }
 
-/// Lets a page that may open a signaling socket read the answer (Fetch standard, §3.3 HTTP CORS protocol).
+/// Lets a page that may open a signaling socket read the response (Fetch standard, §3.3 HTTP CORS protocol).
 fn share(page: Option<HeaderValue>, response: &mut Response) {
     let headers = response.headers_mut();
     headers.insert(header::VARY, HeaderValue::from_static("Origin"));
     if let Some(origin) = page {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        // Without it a page cannot see how long to wait.
+        // Without these a page cannot see how long to wait.
         let exposed = HeaderValue::from_static("Retry-After, Date");
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
     }
 }
 
-/// What a browser asks before a page may send its login token.
+/// Handles the preflight request that a browser sends before a page may send its login token.
 pub(super) async fn preflight(State(parts): State<Arc<Parts>>, request: Request) -> Response {
     let mut response = StatusCode::NO_CONTENT.into_response();
     share(page_of(&parts, &request), &mut response);
@@ -141,7 +141,7 @@ pub(super) async fn preflight(State(parts): State<Arc<Parts>>, request: Request)
     response
 }
 
-/// The route.
+/// Handles `POST /api/auth/webrtc-token`.
 pub(super) async fn answer(State(parts): State<Arc<Parts>>, request: Request) -> Response {
     let page = page_of(&parts, &request);
     let client = request.extensions().get().map(ClientAddr::ip);
@@ -180,10 +180,10 @@ async fn grant(parts: &Parts, request: Request) -> Result<TokenAnswer, Refusal> 
     let life = parts.config.token_ttl_s;
     let minted = parts.config.verifier.mint(device.clone(), pair.id.clone(), now, life);
     let (token, claims) = minted.map_err(|error| {
-        tracing::warn!(%error, "no token given");
+        tracing::warn!(%error, "token request failed");
         Refusal::unavailable("cannot-sign", "the server cannot sign tokens now")
     })?;
-    tracing::info!(pair = %pair.id, %device, "token given");
+    tracing::info!(pair = %pair.id, %device, "token issued");
     let local = head.extensions.get::<Arrival>().and_then(|arrival| arrival.local);
     Ok(TokenAnswer {
         token,
@@ -194,22 +194,21 @@ async fn grant(parts: &Parts, request: Request) -> Result<TokenAnswer, Refusal> 
     })
 }
 
-/// Who is asking.
+/// The id of the user who sent the request.
 async fn user(parts: &Parts, headers: &HeaderMap, now: u64) -> Result<String, Refusal> {
     let refused =
         |message: String| Refusal::new(StatusCode::UNAUTHORIZED, "login-required", message);
-    let token = headers
-        .get(header::AUTHORIZATION)
-        .and_then(bearer)
-        .ok_or_else(|| refused("there must be `Authorization: Bearer <login token>`".into()))?;
+    let token = headers.get(header::AUTHORIZATION).and_then(bearer).ok_or_else(|| {
+        refused("the header `Authorization: Bearer <login token>` is missing".into())
+    })?;
     let login =
         parts.config.login.as_ref().ok_or_else(|| {
-            Refusal::unavailable("login-down", "this server checks no login tokens")
+            Refusal::unavailable("login-down", "this server accepts no login tokens")
         })?;
     login.user(token, now).await.map_err(|error| match error {
-        LoginError::Refused(reason) => refused(format!("the login token is refused: {reason}")),
+        LoginError::Refused(reason) => refused(format!("the login token was rejected: {reason}")),
         LoginError::Unavailable(cause) => {
-            tracing::warn!(cause, "no token given");
+            tracing::warn!(cause, "token request failed");
             Refusal::unavailable("login-down", "the login service is not available; try again")
         }
     })
@@ -218,13 +217,14 @@ async fn user(parts: &Parts, headers: &HeaderMap, now: u64) -> Result<String, Re
 async fn read(body: Body, front: &Front) -> Result<TokenRequest, Refusal> {
     let bytes = tokio::time::timeout(front.body_within, to_bytes(body, front.max_body))
         .await
-        .map_err(|_| Refusal::malformed("the body took too long"))?
+        .map_err(|_| Refusal::malformed("the body did not arrive in time"))?
         .map_err(|_| {
-            let most = front.max_body;
-            Refusal::malformed(format!("the body is cut off or over {most} bytes"))
+            let max = front.max_body;
+            Refusal::malformed(format!("the body is truncated or exceeds {max} bytes"))
         })?;
-    let request: TokenRequest = serde_json::from_slice(&bytes)
-        .map_err(|error| Refusal::malformed(format!("the body is not understood: {error}")))?;
+    let request: TokenRequest = serde_json::from_slice(&bytes).map_err(|error| {
+        Refusal::malformed(format!("the body is not a valid token request: {error}"))
+    })?;
     let ids = [
         ("deviceId", Some(request.device_id.as_str())),
         ("pairId", request.pair_id.as_ref().map(PairId::as_str)),
@@ -237,22 +237,22 @@ async fn read(body: Body, front: &Front) -> Result<TokenRequest, Refusal> {
     Ok(request)
 }
 
-/// The pair asked for, or the one active pair of this user and device. An unknown pair, another
-/// user's and one without this device are answered alike.
+/// The requested pair, or the only active pair of this user and device. The error is the same for an unknown
+/// pair, another user's pair and a pair without this device.
 async fn choose_pair(parts: &Parts, user: &str, wanted: &TokenRequest) -> Result<Pair, Refusal> {
     let (store, meter) = (&parts.config.store, &parts.signaling.counters().store);
     let device = &wanted.device_id;
     let forbidden = || {
-        let message = "this user has no active pair of this id with this device";
+        let message = "this user has no active pair with this id and device";
         Refusal::new(StatusCode::FORBIDDEN, "no-pair", message)
     };
     let Some(id) = &wanted.pair_id else {
         let mut pairs = meter.watch(store.pairs_of(user, device)).await?;
         return match (pairs.pop(), pairs.is_empty()) {
             (Some(only), true) => Ok(only),
-            (Some(_), false) => {
-                Err(Refusal::malformed("this device has several active pairs: name the pairId"))
-            }
+            (Some(_), false) => Err(Refusal::malformed(
+                "this device has several active pairs: add a pairId to the request",
+            )),
             (None, _) => Err(forbidden()),
         };
     };
@@ -260,8 +260,8 @@ async fn choose_pair(parts: &Parts, user: &str, wanted: &TokenRequest) -> Result
     pair.filter(|pair| pair.user_id == user && pair.role(device).is_some()).ok_or_else(forbidden)
 }
 
-/// The static servers, then STUN, then TURN with credentials for the device of a pair, then Twilio's. `local`
-/// is the address of this machine that the client connected to.
+/// The static servers, then STUN, then TURN with credentials for the device of a pair, then Twilio's servers.
+/// `local` is the address of this machine that the client connected to.
 fn ice_servers(
     config: &ServerConfig,
     (device, pair): (&DeviceId, &PairId),
@@ -316,7 +316,7 @@ fn rfc3339(seconds: u64) -> String {
 }
 
 impl TokenApi {
-    /// Forgets addresses and users that have not asked lately.
+    /// Forgets addresses and users without recent requests.
     pub(super) fn forget_idle(&self) {
         if let Some(addresses) = &self.addresses {
             addresses.forget_idle();

@@ -1,4 +1,4 @@
-//! What the HTTP listener counts. Labels are fixed lists, so that no client can add one.
+//! Counters of the HTTP listener. Their labels are fixed lists, so that no client can add one.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -27,7 +27,7 @@ pub(super) enum Route {
 }
 
 impl Route {
-    /// All of them.
+    /// Every route.
     pub(super) const ALL: [Self; 8] = [
         Self::Signal,
         Self::Token,
@@ -66,26 +66,26 @@ impl Route {
     }
 }
 
-/// Answers on one route.
+/// Responses on one route.
 #[derive(Debug)]
 pub(super) struct Answers {
     pub route: Route,
-    /// By the class of their status.
+    /// By status class.
     pub statuses: Family,
-    /// From the end of the header to the answer.
+    /// From the end of the header to the response.
     pub durations: Durations,
 }
 
-/// Counts of the HTTP listener.
+/// Counters of the HTTP listener.
 #[derive(Debug)]
 pub(super) struct Traffic {
-    /// Connections now, sockets not counted.
+    /// Open connections, not counting sockets.
     pub open: AtomicU64,
-    /// Connections dropped at once, by the limit they were over.
+    /// Connections dropped on arrival, by the limit they exceeded.
     pub refused: Family,
     /// TLS handshakes, by result.
     pub tls: Family,
-    /// How long those that went well took.
+    /// Duration of successful handshakes.
     pub tls_handshake: Durations,
     /// In the order of [`Route::ALL`].
     pub routes: [Answers; Route::ALL.len()],
@@ -108,7 +108,7 @@ impl Default for Traffic {
 }
 
 impl Traffic {
-    /// Counts an answer.
+    /// Counts a response.
     pub(super) fn answered(&self, route: Route, status: StatusCode, took: Duration) {
         let Some(answers) = self.routes.iter().find(|answers| answers.route == route) else {
             return;
@@ -123,7 +123,7 @@ impl Traffic {
         answers.durations.observe(took);
     }
 
-    /// Connections now.
+    /// Open connections, not counting sockets.
     pub(super) fn open(&self) -> u64 {
         self.open.load(Ordering::Relaxed)
     }

@@ -1,9 +1,9 @@
-//! Twilio's ICE servers for token answers: fetched ahead and shared by all, never asked for by a
-//! request.
+//! Twilio's ICE servers for token responses: fetched in advance and shared by all clients, never fetched
+//! during a request.
 //!
-//! They are renewed after half their life, so that credentials given away are good for as long again.
-//! While that fails the last ones serve on until shortly before their end, then answers go without:
-//! a call on the other servers is better than none.
+//! They are renewed after half their lifetime, so that issued credentials stay valid for at least the other
+//! half. While renewal fails, the last ones are used until shortly before they expire; after that, responses
+//! omit them, because a call that uses the other servers is better than none.
 
 use std::{
     sync::{
@@ -23,22 +23,22 @@ use crate::{
     signaling::server::counters::Family,
 };
 
-/// Between looks whether it is time to renew.
+/// Interval between checks whether renewal is due.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Credentials are given away until so long before their end, seconds: as long as a token lives.
+/// Minimum remaining lifetime of issued credentials, seconds: that of a token.
 const LAST_GIVEN_S: u64 = MAX_LIFETIME_S;
 
-/// Longest pause after failures, seconds.
+/// Maximum pause after failures, seconds.
 const MAX_PAUSE_S: u64 = 60;
 
-/// Pause after a refusal, which only a person can change, seconds.
+/// Pause after a rejection, which only an operator can resolve, seconds.
 const REFUSED_PAUSE_S: u64 = 300;
 
-/// Longest pause that Twilio may ask for, seconds.
+/// Maximum pause that Twilio may request, seconds.
 const MAX_ASKED_PAUSE_S: u64 = 900;
 
-/// Shared ICE servers of one account.
+/// ICE servers of one account, shared by all clients.
 #[derive(Debug)]
 pub struct TwilioServers {
     twilio: Twilio,
@@ -58,7 +58,7 @@ struct State {
 }
 
 impl TwilioServers {
-    /// None yet; credentials will be asked for that are good for `ttl`.
+    /// Starts without servers; requests credentials that are valid for `ttl`.
     #[must_use]
     pub fn new(twilio: Twilio, ttl: Duration) -> Self {
         let fetches =
@@ -70,8 +70,8 @@ impl TwilioServers {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The servers for an answer at the time `now`, seconds since 1970; none when there are no good
-    /// ones, which is counted.
+    /// The servers for a response at the time `now`, seconds since 1970; empty, and counted, when none are
+    /// valid.
     #[must_use]
     pub fn servers(&self, now: u64) -> Vec<IceServer> {
         let state = self.state();
@@ -83,10 +83,10 @@ impl TwilioServers {
         Vec::new()
     }
 
-    /// Fetches when it is time to, and says how that went.
+    /// Fetches new servers when renewal is due, and logs the result.
     ///
     /// # Errors
-    /// [`TwilioError`]; the next try is planned, and what there is stays.
+    /// [`TwilioError`]; the next attempt is scheduled, and the current servers stay in use.
     pub async fn renew_if_due(&self, now: u64) -> Result<(), TwilioError> {
         if now < self.state().next_try {
             return Ok(());
@@ -97,7 +97,7 @@ impl TwilioServers {
             Ok(lease) => {
                 self.fetches.count("ok");
                 let life = lease.ttl.as_secs();
-                tracing::info!(servers = lease.servers.len(), life, "Twilio's ICE servers fetched");
+                tracing::info!(servers = lease.servers.len(), life, "fetched Twilio's ICE servers");
                 let next_try = now + (life / 2).max(1);
                 let good_until = now + life;
                 *state = State { servers: lease.servers, good_until, next_try, failures: 0 };
@@ -110,45 +110,47 @@ impl TwilioServers {
                 state.next_try = now + pause;
                 let left = state.good_until.saturating_sub(now);
                 drop(state);
-                tracing::warn!(%error, pause, left, "Twilio's ICE servers cannot be renewed");
+                tracing::warn!(%error, pause, left, "cannot renew Twilio's ICE servers");
                 if left < LAST_GIVEN_S {
-                    tracing::error!("token answers go without Twilio's ICE servers");
+                    tracing::error!(
+                        "token responses omit Twilio's ICE servers until they are renewed"
+                    );
                 }
                 Err(error)
             }
         }
     }
 
-    /// Keeps them renewed; runs until it is dropped.
+    /// Renews the servers whenever it is due; runs until it is dropped.
     pub async fn keep_renewed(&self) {
         loop {
-            // Looking often, rather than sleeping until then, also notes a clock that was set.
+            // Checking often, rather than sleeping until then, also detects changes of the system clock.
             tokio::time::sleep(LOOK_EVERY).await;
-            // What went wrong has been logged and counted.
+            // An error has been logged and counted.
             let _ = self.renew_if_due(unix_now()).await;
         }
     }
 
-    /// Appends its metrics in the Prometheus text format.
+    /// Appends the metrics of these servers in the Prometheus text format.
     pub(super) fn metrics(&self, text: &mut String, now: u64) {
         let help = "Fetches of Twilio's ICE servers, by result.";
         let values: Vec<_> = self.fetches.read().collect();
         counter(text, "orion_twilio_fetches_total", "result", help, values);
-        let help = "Token answers without Twilio's ICE servers, as there were no good ones.";
+        let help = "Token responses without Twilio's ICE servers, because none were valid.";
         let without = self.without.load(Ordering::Relaxed);
         counter(text, "orion_twilio_answers_without_total", "", help, [("", without)]);
-        let help = "How long Twilio's ICE servers are good, seconds.";
+        let help = "Remaining lifetime of Twilio's ICE servers, seconds.";
         let left = self.state().good_until.saturating_sub(now);
         gauge(text, "orion_twilio_seconds_left", help, usize::try_from(left).unwrap_or(usize::MAX));
     }
 }
 
-/// Seconds until the next try.
+/// Seconds until the next attempt.
 fn pause(error: &TwilioError, failures: u32) -> u64 {
     match error {
         TwilioError::Limited(asked) => asked.as_secs().clamp(1, MAX_ASKED_PAUSE_S),
         TwilioError::Refused { .. } => REFUSED_PAUSE_S,
-        // Nodes that failed together do not come back together.
+        // Nodes that failed at the same time should not retry at the same time.
         _ => 2u64.saturating_pow(failures).min(MAX_PAUSE_S) + rand::random_range(0..=2),
     }
 }

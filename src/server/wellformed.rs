@@ -1,7 +1,8 @@
-//! Requests that two servers in a row could read in two ways are refused: smuggling, and logins that
-//! depend on which of two header lines is read, begin there (RFC 9110 §5.3, RFC 9112 §3.2 and §11.2).
+//! Rejects requests that a proxy and this server could interpret differently, which enables request
+//! smuggling and logins that depend on which of two header lines is read (RFC 9110 §5.3, RFC 9112 §3.2 and
+//! §11.2).
 //!
-//! The HTTP parser refuses malformed lines and lengths itself; this is what it lets through.
+//! The HTTP parser itself rejects malformed lines and lengths; these checks cover the rest.
 
 use axum::{
     Json,
@@ -15,7 +16,7 @@ use axum::{
 
 use crate::proto::token::ErrorBody;
 
-/// Header fields that may stand on one line only.
+/// Header fields that may occur only once.
 const SINGLE: [HeaderName; 6] = [
     header::HOST,
     header::AUTHORIZATION,
@@ -25,10 +26,10 @@ const SINGLE: [HeaderName; 6] = [
     header::SEC_WEBSOCKET_VERSION,
 ];
 
-/// Passes good requests on, and answers the others with 400.
+/// Forwards well-formed requests, and answers others with 400.
 pub(super) async fn check(request: Request, next: Next) -> Response {
-    // The parser has taken a Content-Length beside it away, so that it cannot be told whether there was
-    // one; after a request with both the connection must end (RFC 9112 §6.1).
+    // The parser removes a Content-Length next to Transfer-Encoding, so it is unknown whether there was
+    // one. After a request with both, the connection must be closed (RFC 9112 §6.1).
     let last = request.headers().contains_key(header::TRANSFER_ENCODING);
     let fault = target_fault(&request).or_else(|| fault(request.version(), request.headers()));
     let (mut response, last) = match fault {
@@ -45,30 +46,30 @@ pub(super) async fn check(request: Request, next: Next) -> Response {
     response
 }
 
-/// A target such as `healthz` would do for CONNECT only (RFC 9112 §3.2.3).
+/// A target such as `healthz` is valid for CONNECT only (RFC 9112 §3.2.3).
 fn target_fault(request: &Request) -> Option<String> {
     let uri = request.uri();
     let bare = uri.authority().is_some() && uri.scheme().is_none();
     (bare && request.method() != Method::CONNECT).then(|| "the path must begin with a slash".into())
 }
 
-/// What is wrong with the header of a request.
+/// What is wrong with the header of a request, if anything.
 fn fault(version: Version, headers: &HeaderMap) -> Option<String> {
     let count = |name: &HeaderName| headers.get_all(name).iter().count();
     if let Some(name) = SINGLE.iter().find(|name| count(name) > 1) {
-        return Some(format!("there may be one `{name}` only"));
+        return Some(format!("`{name}` may occur only once"));
     }
     match headers.get(header::HOST) {
-        None if version == Version::HTTP_11 => return Some("there must be a `host`".into()),
+        None if version == Version::HTTP_11 => return Some("`host` is missing".into()),
         Some(host) if !is_host(host.as_bytes()) => {
-            return Some("`host` must be a name or address, and perhaps a port".into());
+            return Some("`host` must be a name or address, optionally with a port".into());
         }
         _ => {}
     }
     let body = headers.contains_key(header::TRANSFER_ENCODING)
         || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
     (body && headers.contains_key(header::UPGRADE))
-        .then(|| "a request to upgrade has no body".into())
+        .then(|| "an upgrade request must have no body".into())
 }
 
 fn is_host(host: &[u8]) -> bool {
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_read_in_two_ways_is_refused() {
+    fn ambiguous_requests_are_rejected() {
         for (lines, word) in [
             (&[][..], "host"),
             (&[("host", "a"), ("host", "a")], "host"),

@@ -170,7 +170,7 @@ async fn files_are_read_again_while_sockets_live() {
 
     write_pair(dir.path(), &second);
     served.signal(Signal::HUP);
-    served.says("a new TLS certificate is in use");
+    served.says("TLS certificate reloaded");
     fetch(address, Some(&new), "phone").await;
     assert!(dial(address, "127.0.0.1", Some(&old), None).await.is_err(), "the old one is shown");
     phone.reaches(&mut mac).await;
@@ -178,7 +178,7 @@ async fn files_are_read_again_while_sockets_live() {
     // A key that is not the certificate's: seen without a signal, too.
     std::fs::write(dir.path().join("key.pem"), &first.key).unwrap();
     let served = aside(move || {
-        let said = served.says("the TLS certificate stays the old one");
+        let said = served.says("cannot reload the TLS certificate; the previous one stays in use");
         assert!(said.contains("key.pem") && said.contains("not the key"), "{said}");
         served
     })
