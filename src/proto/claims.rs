@@ -1,16 +1,16 @@
-//! Claims of the signaling JWT (RFC 7519 §4): who may join which pair's room, and until when.
+//! Claims of the signaling JWT (RFC 7519 §4): which device may join which pair's room, and until when.
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use crate::types::{DeviceId, PairId};
 
-/// Longest lifetime (`exp - iat`) a signaling token may have, in seconds.
+/// Maximum lifetime (`exp - iat`) of a signaling token, in seconds.
 pub const MAX_LIFETIME_S: u64 = 300;
 
-/// Largest clock difference forgiven when `exp`, `nbf` and `iat` are checked, in seconds.
+/// Maximum clock difference tolerated when `exp`, `nbf` and `iat` are checked, in seconds.
 pub const LEEWAY_S: u64 = 10;
 
-/// Claims of a signaling JWT. `sub`, `pairId` and `exp` are required of every token.
+/// Claims of a signaling JWT. `sub`, `pairId` and `exp` are required.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
     /// The device the token was minted for.
@@ -59,16 +59,16 @@ impl Audience {
     }
 }
 
-/// Seconds since 1970, or of a duration; a fraction, which RFC 7519 §2 allows, is cut off.
+/// Deserializes seconds since 1970, or those of a duration; a fraction, which RFC 7519 §2 allows, is truncated.
 ///
 /// # Errors
-/// It is no number, or negative.
+/// Not a number, or negative.
 pub fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     let number = serde_json::Number::deserialize(deserializer)?;
     whole(&number).ok_or_else(|| D::Error::custom(format!("{number} is not a time in seconds")))
 }
 
-/// The same, where it may be missing or null.
+/// Like [`seconds`], but the value may be missing or null.
 ///
 /// # Errors
 /// As [`seconds`].
@@ -78,7 +78,7 @@ pub fn some_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option
     Ok(Option::<Seconds>::deserialize(deserializer)?.map(|Seconds(seconds)| seconds))
 }
 
-/// A number of seconds without its fraction; none when it is negative or too large.
+/// A number of seconds without its fraction; `None` when it is negative or too large.
 #[must_use]
 pub fn whole(number: &serde_json::Number) -> Option<u64> {
     let fits = |seconds: &f64| (0.0..u64::MAX as f64).contains(seconds);
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fractions_of_a_second_are_cut_off() {
+    fn fractions_of_a_second_are_truncated() {
         let read = |exp: &str| {
             let text = format!(r#"{{"sub":"s","pairId":"p","exp":{exp},"iat":{exp},"nbf":null}}"#);
             serde_json::from_str::<Claims>(&text)

@@ -1,7 +1,7 @@
 //! Control messages: JSON text on the data channel `control`, in both directions.
 //!
-//! The channel is unordered with a packet life time of 100 ms (RFC 8832 §5.1), so any message may
-//! be lost or overtaken. A `t` that is not known here must be ignored.
+//! The channel is unordered with a packet lifetime of 100 ms (RFC 8832 §5.1), so any message may be lost
+//! or reordered. A message with an unknown `t` must be ignored.
 
 use std::time::Duration;
 
@@ -10,86 +10,86 @@ use serde::{Deserialize, Deserializer, Serialize};
 /// Label of the data channel.
 pub const LABEL: &str = "control";
 
-/// `protocol` of a data channel that a peer of this project opens (RFC 8832 §5.1); apps leave it empty.
-/// Answers to what comes on such a channel may go back on the answerer's own one.
+/// `protocol` of a data channel opened by a peer of this project (RFC 8832 §5.1); apps leave it empty.
+/// Replies to messages on such a channel may be sent on the answerer's own channel.
 pub const PROTOCOL: &str = "orion-peer";
 
 /// `maxPacketLifeTime` of the data channel.
 pub const CONTROL_LIFE_TIME: Duration = Duration::from_millis(100);
 
-/// Longest control message accepted, bytes.
+/// Maximum length of a control message, bytes.
 pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 
 /// A control message.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "t", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum ControlMessage {
-    /// Asks for a `pong` with the same `id` and `ts`.
+    /// Requests a `pong` with the same `id` and `ts`.
     Ping {
-        /// Chosen by the asking side.
+        /// Chosen by the sender of the ping.
         id: Id,
-        /// Seconds since 1970 on the asking side's clock.
+        /// Seconds since 1970 on the clock of the ping's sender.
         ts: serde_json::Number,
-        /// Makes the message as long as is wanted; to be ignored.
+        /// Pads the message to the wanted length; to be ignored.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pad: Option<String>,
     },
     /// Answers a `ping`; `ts` is echoed unchanged.
     Pong {
-        /// Of the ping.
+        /// `id` of the ping.
         id: Id,
-        /// Of the ping.
+        /// `ts` of the ping.
         ts: serde_json::Number,
-        /// When it was answered, seconds since 1970 on the answering side's clock. An addition to
-        /// the contract: with `ts` it gives the offset of the two clocks (RFC 5905 §8).
+        /// When it was answered, seconds since 1970 on the answerer's clock. An addition to the contract:
+        /// together with `ts` it yields the offset between the two clocks (RFC 5905 §8).
         #[serde(default, skip_serializing_if = "Option::is_none")]
         at: Option<f64>,
     },
-    /// A line of text for the person at the other end.
+    /// A line of text for the user of the remote peer.
     Text {
-        /// Chosen by the sending side; the `ack` carries it.
+        /// Chosen by the sender; repeated in the `ack`.
         id: Id,
-        /// The line.
+        /// The text, without a line break.
         text: String,
     },
     /// Describes one keyframe, sender to receiver.
     Keyframe(KeyframeInfo),
-    /// Asks for a keyframe now instead of at the next tick.
+    /// Requests a keyframe immediately instead of at the next interval.
     KeyframeRequest {
-        /// Why, for people.
+        /// Human-readable reason.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
     /// Changes settings of the sender.
     Set {
-        /// The `ack` carries it, when it is there.
+        /// Repeated in the `ack`, if present.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<Id>,
-        /// What to change.
+        /// The settings to change.
         #[serde(flatten)]
         settings: Settings,
     },
     /// Answers a `text` or `set`.
     Ack {
-        /// Of the message it answers.
+        /// `id` of the acknowledged message.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<Id>,
-        /// Why the message could not be obeyed.
+        /// Why the request could not be fulfilled.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<String>,
-        /// Picture width from now on, pixels, after a `set` of the size. An addition to the contract, as
-        /// is `height`: the box that was asked for is filled as far as shape and encoder allow.
+        /// Picture width from now on, pixels, after a `set` of the size. An addition to the contract, like
+        /// `height`: the picture fills the requested box as far as its aspect ratio and the encoder allow.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         width: Option<u32>,
         /// Picture height from now on, pixels.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         height: Option<u32>,
     },
-    /// Asks a bench responder for a `bench-report`; anybody else ignores it.
+    /// Requests a `bench-report` from a bench responder; any other peer ignores it.
     BenchReportRequest,
-    /// What a bench responder saw of the connection so far.
+    /// What a bench responder has observed on the connection so far.
     BenchReport(BenchReport),
-    /// Any `t` not known here: to be ignored.
+    /// A message with an unknown `t`: to be ignored.
     #[serde(other)]
     Unknown,
 }
@@ -101,27 +101,27 @@ pub struct BenchReport {
     /// How the responder is connected, as in bench results: `host`, `srflx`, `relay/udp`.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     pub connection_type: Option<String>,
-    /// Keyframes that came whole; of very many the last ones.
+    /// Keyframes that arrived completely; only the last ones if there are very many.
     pub keyframes: Vec<ReportedKeyframe>,
-    /// How many came whole.
+    /// Number of keyframes that arrived completely.
     pub count: u64,
 }
 
-/// A keyframe that came whole to a bench responder.
+/// A keyframe that arrived completely at a bench responder.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReportedKeyframe {
-    /// As in `keyframe`.
+    /// `seq` of the `keyframe` message.
     pub seq: u64,
-    /// RTP packets.
+    /// Number of its RTP packets.
     pub packets: u64,
-    /// Whether its SHA-256 was the one of `keyframe`.
+    /// Whether its SHA-256 matched that of the `keyframe` message.
     pub intact: bool,
-    /// When its last packet came, seconds since 1970 on the responder's clock.
+    /// When its last packet arrived, seconds since 1970 on the responder's clock.
     pub received_at: f64,
 }
 
-/// A message id: text or a number, chosen by the side that asks and echoed as it came.
+/// A message id: text or a number, chosen by the sender and echoed unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Id {
@@ -135,7 +135,7 @@ pub enum Id {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KeyframeInfo {
-    /// Counts the sender's keyframes from 1.
+    /// Sequence number of the sender's keyframes, starting at 1.
     pub seq: u64,
     /// RTP timestamp of the access unit, 90 kHz (RFC 6184 §5.1).
     pub rtp_timestamp: u32,
@@ -149,21 +149,21 @@ pub struct KeyframeInfo {
     pub width: u32,
     /// Picture height, pixels.
     pub height: u32,
-    /// When its sending began, seconds since 1970 on the sender's clock. An addition to the contract:
-    /// it tells the network's part of the latency.
+    /// When its transmission started, seconds since 1970 on the sender's clock. An addition to the contract:
+    /// it reveals the network's part of the latency.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent_at: Option<f64>,
 }
 
-/// Fields of `set`; what is absent stays as it is. A number that is no count is read as the nearest one, so
-/// that it is refused like any other value out of range instead of left without an answer.
+/// Fields of `set`; absent settings do not change. A number that is not an unsigned integer is rounded to the
+/// nearest one, so that it is rejected like any other value out of range instead of remaining unanswered.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Settings {
     /// Time between keyframes, ms.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "count")]
     pub interval_ms: Option<u64>,
-    /// Largest keyframe, bytes.
+    /// Maximum size of a keyframe, bytes.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "count")]
     pub max_bytes: Option<u64>,
     /// Picture width, pixels.
@@ -176,7 +176,7 @@ pub struct Settings {
 
 fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     let number = Option::<serde_json::Number>::deserialize(deserializer)?;
-    // The cast takes what is below 0 for 0, and what is too large for the largest.
+    // The cast saturates at 0 and at the maximum.
     let nearest = |number: serde_json::Number| number.as_f64().unwrap_or_default() as u64;
     Ok(number.map(|number| number.as_u64().unwrap_or_else(|| nearest(number))))
 }
@@ -185,22 +185,22 @@ fn pixels<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::
     Ok(count(deserializer)?.map(|count| u32::try_from(count).unwrap_or(u32::MAX)))
 }
 
-/// A message that could not be read.
+/// Why a message could not be parsed.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// Longer than [`MAX_MESSAGE_BYTES`].
-    #[error("control message of {0} bytes is over the limit of {MAX_MESSAGE_BYTES}")]
+    #[error("control message of {0} bytes exceeds the limit of {MAX_MESSAGE_BYTES}")]
     TooLong(usize),
-    /// Not JSON of a known form.
-    #[error("control message is not understood: {0}")]
+    /// Not JSON in a known form.
+    #[error("cannot parse the control message: {0}")]
     Malformed(#[from] serde_json::Error),
 }
 
 impl ControlMessage {
-    /// Reads one message; an unknown `t` is [`ControlMessage::Unknown`].
+    /// Parses one message; an unknown `t` yields [`ControlMessage::Unknown`].
     ///
     /// # Errors
-    /// When the text is too long, or not a JSON object of a known form.
+    /// When the text is too long, or not a JSON object in a known form.
     pub fn parse(text: &[u8]) -> Result<Self, ControlError> {
         if text.len() > MAX_MESSAGE_BYTES {
             return Err(ControlError::TooLong(text.len()));
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn ping_is_echoed_to_the_letter() {
+    fn a_ping_is_echoed_unchanged() {
         let ping = br#"{"t":"ping","id":"a1","ts":1700000000.123456}"#;
         let ControlMessage::Ping { id, ts, .. } = ControlMessage::parse(ping).unwrap() else {
             panic!()
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_no_counts_are_read_as_the_nearest() {
+    fn numbers_are_rounded_to_the_nearest_unsigned_integer() {
         let set = |text: &str| {
             let text = format!(r#"{{"t":"set","id":1,{text}}}"#);
             let Ok(ControlMessage::Set { settings, .. }) = ControlMessage::parse(text.as_bytes())

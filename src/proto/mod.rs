@@ -3,8 +3,8 @@
 //!
 //! - [`signaling`]: JSON text frames on the WebSocket `/api/signal`, and its close codes
 //! - [`control`]: JSON text on the data channel `control`
-//! - [`claims`]: what the signaling JWT says
-//! - [`token`]: request and answer of `POST /api/auth/webrtc-token`
+//! - [`claims`]: claims of the signaling JWT
+//! - [`token`]: request and response of `POST /api/auth/webrtc-token`
 
 pub mod claims;
 pub mod control;

@@ -1,8 +1,8 @@
 //! Signaling messages: JSON text frames on the WebSocket `/api/signal`, and its close codes.
 //!
-//! `offer`, `answer` and `ice` carry W3C `RTCSessionDescription.sdp` and `RTCIceCandidateInit`; they,
-//! `bye` and `state` are relayed between the two devices of a pair. Everything else is between one client
-//! and the server, and a client must work without it. Unknown fields are ignored everywhere.
+//! `offer`, `answer` and `ice` contain W3C `RTCSessionDescription.sdp` and `RTCIceCandidateInit`. These,
+//! `bye` and `state` are relayed between the two devices of a pair. All other messages are between one client
+//! and the server, and a client must work without them. Unknown fields are ignored everywhere.
 
 use std::{borrow::Cow, fmt::Write};
 
@@ -21,28 +21,28 @@ pub const SUBPROTOCOL: &str = "orion.v1";
 /// Prefix of the subprotocol that carries a token: `bearer.<jwt>`. Never echoed.
 pub const BEARER_SUBPROTOCOL: &str = "bearer.";
 
-/// Largest message, bytes.
+/// Maximum length of a message, bytes.
 pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 
-/// One message: its pair and what it says.
+/// One message: its pair and its body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// The pair the message is for; the server holds it against the token's.
+    /// The pair the message is for; the server compares it with the token's.
     #[serde(rename = "pairId")]
     pub pair_id: PairId,
-    /// What it says.
+    /// Type and contents of the message.
     #[serde(flatten)]
     pub body: Body,
 }
 
-/// Names an offer: the first 16 hexadecimal digits of the SHA-256 of its `sdp`.
+/// Identifies an offer: the first 16 hexadecimal digits of the SHA-256 of its `sdp`.
 #[must_use]
 pub fn offer_digest(sdp: &str) -> String {
     short_digest(sdp)
 }
 
-/// Names a DTLS identity in [`Body::State`]: the first 16 hexadecimal digits of the SHA-256 of the value of
-/// its `a=fingerprint` (RFC 8122 §5: `sha-256 AB:CD:…`), without space around it and in lower case, as
+/// Identifies a DTLS certificate in [`Body::State`]: the first 16 hexadecimal digits of the SHA-256 of the value
+/// of its `a=fingerprint` (RFC 8122 §5: `sha-256 AB:CD:…`), without surrounding space and in lower case, because
 /// implementations differ in the case of both words.
 #[must_use]
 pub fn fingerprint_digest(fingerprint: &str) -> String {
@@ -57,7 +57,7 @@ fn short_digest(text: &str) -> String {
     })
 }
 
-/// What a message says, told apart by `t`.
+/// Body of a message; its type is in `t`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "t", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum Body {
@@ -70,40 +70,40 @@ pub enum Body {
     Answer {
         /// SDP text (RFC 8866).
         sdp: String,
-        /// Which offer it answers: [`offer_digest`] of that offer's `sdp`. An addition to the contract, for
-        /// those who offer anew before the answer is there.
+        /// The offer it answers: [`offer_digest`] of that offer's `sdp`. An addition to the contract, for
+        /// peers that send another offer before the answer arrives.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         offer: Option<String>,
     },
     /// Relayed: one trickled candidate, or null for end of candidates (RFC 8838).
     Ice {
-        /// The candidate. The field must be there.
+        /// The candidate. The field is required.
         #[serde(deserialize_with = "present_or_null")]
         candidate: Option<IceCandidateInit>,
     },
-    /// Relayed: the sender is leaving for good.
+    /// Relayed: the sender leaves permanently.
     Bye {
-        /// Why, for people.
+        /// Human-readable reason.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
-    /// Relayed: whether the sender still has its peer connection, said after it joined. An addition to the
-    /// contract, for servers whose `hello` lists it; not kept for a peer that is absent.
+    /// Relayed: whether the sender still has its peer connection, announced after it joined. An addition to
+    /// the contract, for servers whose `hello` lists it; not held for an absent peer.
     State {
-        /// What the sender has.
+        /// Whether the sender has a connection.
         connection: ConnectionClaim,
-        /// [`fingerprint_digest`] of the sender's own `a=fingerprint`, where it has a connection.
+        /// [`fingerprint_digest`] of the sender's own `a=fingerprint`, if it has a connection.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         fingerprint: Option<String>,
     },
-    /// Client to server: a fresh token for the live socket, same `sub` and `pairId`.
+    /// Client to server: a fresh token for the live socket, with the same `sub` and `pairId`.
     Auth {
         /// The new JWT.
         token: String,
     },
-    /// Server to client: the fresh token was taken.
+    /// Server to client: the fresh token was accepted.
     AuthOk {
-        /// Its expiry, seconds since 1970.
+        /// Expiry of the fresh token, seconds since 1970.
         #[serde(deserialize_with = "seconds")]
         exp: u64,
     },
@@ -111,41 +111,41 @@ pub enum Body {
     Hello {
         /// Id of this socket.
         conn_id: ConnId,
-        /// The device the token names.
+        /// The device in the token.
         device_id: DeviceId,
-        /// Role in W3C perfect negotiation when both sides offer.
+        /// Role in W3C perfect negotiation when both peers offer.
         polite: bool,
         /// Whether the other device is in the room.
         peer_present: bool,
         /// Expiry of the token, seconds since 1970.
         #[serde(deserialize_with = "seconds")]
         exp: u64,
-        /// Types this server relays besides those of the contract: [`RELAYED_ADDITIONS`] of this server,
-        /// none of one that does not say.
+        /// Types that the server relays in addition to those of the contract: [`RELAYED_ADDITIONS`] for this
+        /// server; empty if a server does not list any.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         relays: Vec<String>,
     },
-    /// Server to client: the other device came, or came back on a new socket.
+    /// Server to client: the other device connected, or reconnected on a new socket.
     PeerJoined {
         /// The other device.
         device_id: DeviceId,
-        /// Its socket.
+        /// Id of its socket.
         conn_id: ConnId,
     },
     /// Server to client: the other device's socket is gone.
     PeerLeft {
         /// The other device.
         device_id: DeviceId,
-        /// The cause.
+        /// Why the socket is gone.
         reason: LeaveReason,
     },
-    /// Server to client: a message was refused.
+    /// Server to client: a message was rejected.
     Error {
-        /// Short name of the error, for programs.
+        /// Machine-readable name of the error.
         code: String,
-        /// What happened and what to do, for people.
+        /// Human-readable cause and remedy.
         message: String,
-        /// The `t` of the message it is about.
+        /// `t` of the rejected message.
         #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
         reference: Option<String>,
     },
@@ -170,7 +170,7 @@ impl Body {
         }
     }
 
-    /// Whether the server passes it on to the other device.
+    /// Whether the server relays it to the other device.
     #[must_use]
     pub fn is_relayed(&self) -> bool {
         matches!(
@@ -184,13 +184,13 @@ impl Body {
     }
 }
 
-/// What a device says of its peer connection in [`Body::State`].
+/// Whether a device has a peer connection, in [`Body::State`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ConnectionClaim {
     /// It has none, and needs a fresh offer.
     New,
-    /// It still has the one it had.
+    /// It still has its previous one.
     Alive,
 }
 
@@ -200,11 +200,11 @@ pub enum ConnectionClaim {
 pub enum LeaveReason {
     /// It closed the socket, or the connection broke.
     Closed,
-    /// It answered no ping.
+    /// It did not answer a ping.
     Timeout,
     /// A newer socket of the same device took over.
     Replaced,
-    /// Its token ran out.
+    /// Its token expired.
     Expired,
     /// The pair was revoked.
     Revoked,
@@ -227,25 +227,25 @@ pub struct IceCandidateInit {
     pub username_fragment: Option<String>,
 }
 
-/// A message that could not be read.
+/// Why a message could not be parsed.
 #[derive(Debug, thiserror::Error)]
 pub enum ParseError {
     /// Longer than [`MAX_MESSAGE_BYTES`].
-    #[error("message of {0} bytes is over the limit of {MAX_MESSAGE_BYTES}")]
+    #[error("message of {0} bytes exceeds the limit of {MAX_MESSAGE_BYTES}")]
     TooLong(usize),
-    /// A JSON object whose `t` is not known here: a client ignores it, a server refuses it.
+    /// A JSON object with an unknown `t`: a client ignores it, a server rejects it.
     #[error("unknown message type `{0}`")]
     UnknownType(String),
-    /// Of another pair.
-    #[error("the message's pairId is another one")]
+    /// For another pair.
+    #[error("the message is for another pair")]
     OtherPair,
-    /// Not JSON of a known form.
-    #[error("message is not understood: {0}")]
+    /// Not JSON in a known form.
+    #[error("cannot parse the message: {0}")]
     Malformed(serde_json::Error),
 }
 
 /// Types that are relayed in addition to those of the contract. A server that relays them lists them in
-/// `hello.relays`; others may refuse them.
+/// `hello.relays`; other servers may reject them.
 pub const RELAYED_ADDITIONS: [&str; 1] = ["state"];
 
 /// Every `t` of the contract, and [`RELAYED_ADDITIONS`].
@@ -264,26 +264,26 @@ pub const TYPES: [&str; 11] = [
 ];
 
 impl Message {
-    /// Puts a pair and a body together.
+    /// A message with a pair and a body.
     #[must_use]
     pub fn new(pair_id: PairId, body: Body) -> Self {
         Self { pair_id, body }
     }
 
-    /// Reads one text frame.
+    /// Parses one text frame.
     ///
     /// # Errors
-    /// [`ParseError`] when it is too long, of an unknown `t`, or malformed.
+    /// [`ParseError`] when it is too long, has an unknown `t`, or is malformed.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         Self::parse_of(text, None)
     }
 
-    /// Reads one text frame, which must be of `pair`, if that is given: that is looked at before all else.
+    /// Parses one text frame. If `pair` is given, the frame must be for that pair, which is checked first.
     ///
     /// # Errors
     /// As [`Message::parse`], and [`ParseError::OtherPair`].
     pub fn parse_of(text: &str, pair: Option<&PairId>) -> Result<Self, ParseError> {
-        // An `Option<Cow>` would always be a copy.
+        // serde would always copy the text into an `Option<Cow>`.
         #[derive(Deserialize)]
         struct Word<'a>(#[serde(borrow)] Cow<'a, str>);
         #[derive(Deserialize)]
@@ -306,7 +306,7 @@ impl Message {
             Some(Word(t)) if !TYPES.contains(&t.as_ref()) => {
                 Err(ParseError::UnknownType(t.into_owned()))
             }
-            // What is missing is found missing here.
+            // This also reports missing fields.
             _ => serde_json::from_str(text).map_err(ParseError::Malformed),
         }
     }
@@ -334,7 +334,7 @@ pub mod close {
     pub const RESTART: u16 = 1012;
     /// Overloaded, or the pair store is down.
     pub const TRY_AGAIN_LATER: u16 = 1013;
-    /// The token ran out.
+    /// The token expired.
     pub const TOKEN_EXPIRED: u16 = 4001;
     /// No pong came.
     pub const NO_PONG: u16 = 4002;
@@ -342,7 +342,7 @@ pub mod close {
     pub const SLOW_CONSUMER: u16 = 4003;
     /// Too many messages.
     pub const RATE_LIMITED: u16 = 4004;
-    /// The token given by `auth` is bad.
+    /// The token sent by `auth` is not valid.
     pub const BAD_TOKEN: u16 = 4500;
     /// A message named another pair.
     pub const WRONG_PAIR: u16 = 4501;
@@ -350,7 +350,7 @@ pub mod close {
     pub const REPLACED: u16 = 4502;
     /// The pair was revoked.
     pub const PAIR_REVOKED: u16 = 4503;
-    /// Messages kept breaking the schema.
+    /// Too many messages violated the schema.
     pub const SCHEMA_ERRORS: u16 = 4504;
 
     /// Whether a client should connect again after this code.
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn candidate_must_be_there_but_may_be_null() {
+    fn candidate_is_required_but_may_be_null() {
         assert!(Message::parse(r#"{"t":"ice","pairId":"p"}"#).is_err());
         let end = Message::parse(r#"{"t":"ice","pairId":"p","candidate":null}"#).unwrap();
         assert_eq!(end.body, Body::Ice { candidate: None });
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_says_whether_it_has_a_connection() {
+    fn a_device_announces_whether_it_has_a_connection() {
         let body = Body::State { connection: ConnectionClaim::New, fingerprint: None };
         let text = Message::new("p".into(), body.clone()).to_json();
         assert_eq!(text, r#"{"pairId":"p","t":"state","connection":"new"}"#);
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_type_is_told_apart_from_garbage() {
+    fn an_unknown_type_is_distinguished_from_garbage() {
         assert!(matches!(
             Message::parse(r#"{"t":"later","pairId":"p"}"#),
             Err(ParseError::UnknownType(t)) if t == "later"
@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_say_whether_to_come_back() {
+    fn codes_indicate_whether_to_reconnect() {
         assert!(close::should_reconnect(close::TOKEN_EXPIRED));
         assert!(close::should_reconnect(1006));
         assert!(!close::should_reconnect(close::REPLACED));

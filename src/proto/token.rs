@@ -1,4 +1,4 @@
-//! Request and answer of the token API, `POST /api/auth/webrtc-token`.
+//! Request and response of the token API, `POST /api/auth/webrtc-token`.
 
 use std::fmt;
 
@@ -15,27 +15,27 @@ pub const PATH: &str = "/api/auth/webrtc-token";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TokenRequest {
-    /// The device that asks.
+    /// The device that requests the token.
     pub device_id: DeviceId,
-    /// The pair to join; without it the one active pair of that device and user.
+    /// The pair to join; by default the only active pair of the device and user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pair_id: Option<PairId>,
 }
 
-/// Body of the 200 answer. `Debug` leaves the token and the credentials out.
+/// Body of the 200 response. `Debug` omits the token and the credentials.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TokenAnswer {
     /// The signaling JWT, compact form.
     pub token: String,
-    /// When the token expires, RFC 3339; a number of seconds since 1970 is understood, too.
+    /// When the token expires, RFC 3339; a number of seconds since 1970 is also accepted.
     #[serde(
         default,
         deserialize_with = "text_or_number",
         skip_serializing_if = "String::is_empty"
     )]
     pub expires_at: String,
-    /// Seconds until the token expires; 0 when the server does not say so in a number.
+    /// Seconds until the token expires; 0 when the server does not send a number.
     #[serde(default, deserialize_with = "seconds_or_none")]
     pub expires_in: u64,
     /// The pair the token is for.
@@ -55,13 +55,13 @@ impl fmt::Debug for TokenAnswer {
     }
 }
 
-/// W3C `RTCIceServer`. `Debug` leaves the credential out.
+/// W3C `RTCIceServer`. `Debug` omits the credential.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IceServer {
-    /// `stun:`, `turn:` and `turns:` URLs (RFC 7064, RFC 7065); a single string is understood, too.
+    /// `stun:`, `turn:` and `turns:` URLs (RFC 7064, RFC 7065); a single string is also accepted.
     #[serde(deserialize_with = "one_or_many")]
     pub urls: Vec<String>,
-    /// TURN user name.
+    /// TURN username.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
     /// TURN password.
@@ -70,19 +70,19 @@ pub struct IceServer {
 }
 
 impl IceServer {
-    /// When its credential expires, seconds since 1970: the user name of TURN REST credentials
-    /// (draft-uberti-behave-turn-rest-00 §2.2) begins with it.
+    /// When its credential expires, seconds since 1970: the username of TURN REST credentials
+    /// (draft-uberti-behave-turn-rest-00 §2.2) starts with that time.
     #[must_use]
     pub fn expires_at(&self) -> Option<u64> {
         expiry(self.username.as_deref()?)
     }
 }
 
-/// When a credential of this user name expires, if it says so.
+/// When a credential with this username expires, if the username contains the time.
 #[must_use]
 pub fn expiry(username: &str) -> Option<u64> {
     let expiry = username.split(':').next()?.parse().ok()?;
-    // A user name of few digits is a name.
+    // A short number is an ordinary username.
     (expiry > 1_000_000_000).then_some(expiry)
 }
 
@@ -95,12 +95,12 @@ impl fmt::Debug for IceServer {
     }
 }
 
-/// Body of every error answer of the token API.
+/// Body of every error response of the token API.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
-    /// Short name of the error, for programs.
+    /// Machine-readable name of the error.
     pub code: String,
-    /// What happened and what to do, for people.
+    /// Human-readable cause and remedy.
     pub message: String,
 }
 
@@ -140,8 +140,8 @@ fn seconds_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D:
     Ok(found.unwrap_or_default())
 }
 
-/// The ICE servers of a token answer that can be read, and of each of the others what is wrong with it. Whether a URL
-/// can be used is another matter.
+/// The valid ICE servers of a token response, and what is wrong with each of the others. Does not check whether the
+/// URLs are usable.
 #[must_use]
 pub fn read_ice_servers(given: &Value) -> (Vec<IceServer>, Vec<String>) {
     let (mut servers, mut wrong) = (Vec::new(), Vec::new());
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_of_other_servers_are_understood() {
+    fn responses_of_other_servers_are_accepted() {
         let answer: TokenAnswer = serde_json::from_str(
             r#"{"token":"a.b.c","pairId":"p","expiresAt":1700000000,"iceServers":[{"urls":"stun:s:3478"}],"more":1}"#,
         )
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn lifetimes_in_other_forms_are_understood() {
+    fn lifetimes_in_other_forms_are_accepted() {
         for (written, meant) in
             [("300", 300), ("299.97", 299), (r#""300""#, 300), ("null", 0), (r#""soon""#, 0)]
         {
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn ice_servers_that_are_none_are_named_and_the_rest_is_read() {
+    fn invalid_ice_servers_are_reported_and_the_rest_is_read() {
         let given = serde_json::json!([
             null,
             {"urls": "stun:s"},
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_no_secret() {
+    fn debug_output_omits_the_credential() {
         let server = IceServer {
             urls: vec!["turn:t:3478".into()],
             username: Some("u".into()),
