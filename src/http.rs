@@ -1,6 +1,6 @@
-//! HTTP/1.1 connections for the listeners of this program: accepting goes on whatever fails, a client that
-//! is slow with its header or keeps its connection for too long is cut off, and connections end with the
-//! listener. Who is let in is up to the caller.
+//! HTTP/1.1 connections for the listeners of this program: accepting continues after any failure, a client that
+//! is slow to send its header or keeps its connection open for too long is disconnected, and connections end
+//! with the listener. Access control is up to the caller.
 
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
@@ -14,25 +14,25 @@ use tokio::{
     time::timeout,
 };
 
-/// Wait after a failed accept: it mostly means that file descriptors ran out (EMFILE, ENFILE).
+/// Pause after a failed accept, which usually means that file descriptors ran out (EMFILE, ENFILE).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Longest header of a request, bytes; a token is a tenth of it.
+/// Maximum length of a request's header, bytes; a token takes a tenth of that.
 const MAX_HEADER: usize = 32 * 1024;
 
-/// Most lines of a header.
+/// Maximum number of lines of a header.
 const MAX_HEADER_LINES: usize = 64;
 
-/// How long a connection that is asked to end may take for it.
+/// Timeout of a graceful shutdown of a connection.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
-/// Times a connection has.
+/// Timeouts of a connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Within {
-    /// For the header of a request, from the end of the one before it: an idle connection ends, too.
+    /// For the header of a request, from the end of the previous request: this also ends idle connections.
     pub header: Duration,
-    /// For all requests of a connection: then it is asked to end, and soon after it is cut off, so that
-    /// clients that do not read their answers go, too.
+    /// For all requests of a connection: afterwards it is shut down gracefully and soon closed, even if the
+    /// client does not read its responses.
     pub connection: Duration,
 }
 
@@ -57,7 +57,7 @@ pub async fn accept(
     }
 }
 
-/// Answers the requests of a connection until its client or `stop` ends it, or its time is over.
+/// Answers the requests of a connection until the client closes it, `stop` turns true, or it times out.
 pub async fn requests<A>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     address: SocketAddr,
@@ -90,12 +90,12 @@ pub async fn requests<A>(
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "connection ended"),
         Err(_) => {
-            tracing::info!(client = %address.ip().to_canonical(), "a slow connection was cut off");
+            tracing::info!(client = %address.ip().to_canonical(), "slow connection closed");
         }
     }
 }
 
-/// Waits until the listener is to stop, or nobody can stop it any more.
+/// Waits until the listener should stop, or the sender of `stop` is gone.
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _gone = stop.wait_for(|stop| *stop).await.is_err();
 }

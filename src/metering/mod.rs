@@ -1,5 +1,5 @@
-//! How many at a time and how often, under a key such as an address: what the signaling server, the HTTP
-//! listener and the TURN server limit clients with.
+//! Concurrency and rate limits per key, such as an address. The signaling server, the HTTP listener and the
+//! TURN server use them to limit clients.
 
 pub mod slots;
 
@@ -15,17 +15,17 @@ use governor::{
     clock::{Clock, DefaultClock},
 };
 
-/// A rate: so many at once, then one each period.
+/// A rate limit: a burst, then one event per period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// How many may come at once.
+    /// Number of events allowed at the same time.
     pub burst: NonZeroU32,
-    /// Time until one more is allowed.
+    /// Time until one more event is allowed.
     pub period: Duration,
 }
 
 impl Rate {
-    /// `burst` at once, then one each `period`; a burst of 0 counts as 1.
+    /// A burst of `burst`, then one event per `period`; a burst of 0 counts as 1.
     #[must_use]
     pub const fn new(burst: u32, period: Duration) -> Self {
         let burst = match NonZeroU32::new(burst) {
@@ -36,7 +36,7 @@ impl Rate {
     }
 }
 
-/// A token bucket; time is an argument.
+/// A token bucket; the time is an argument.
 #[derive(Debug, Clone)]
 pub struct TokenBucket {
     rate: Rate,
@@ -64,7 +64,7 @@ impl TokenBucket {
         true
     }
 
-    /// Whether it holds all it can: nothing need be remembered of its key.
+    /// Whether the bucket is full, so that its key can be forgotten.
     #[must_use]
     pub fn is_full(&self, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.last).as_secs_f64();
@@ -73,7 +73,7 @@ impl TokenBucket {
     }
 }
 
-/// A rate for each key: an address, a user.
+/// A rate limit per key, such as an address or a user.
 #[derive(Debug)]
 pub struct KeyedRate<K: Clone + Hash + Eq> {
     limiter: DefaultKeyedRateLimiter<K>,
@@ -84,17 +84,17 @@ impl<K: Clone + Hash + Eq> KeyedRate<K> {
     /// A full bucket for every key.
     #[must_use]
     pub fn new(rate: Rate) -> Self {
-        // A period of nothing is no limit.
+        // A period of zero means no limit.
         let quota = Quota::with_period(rate.period)
             .unwrap_or_else(|| Quota::per_second(NonZeroU32::MAX))
             .allow_burst(rate.burst);
         Self { limiter: DefaultKeyedRateLimiter::keyed(quota), clock: DefaultClock::default() }
     }
 
-    /// Takes one for `key`.
+    /// Takes one token for `key`.
     ///
     /// # Errors
-    /// How long to wait, when there is none.
+    /// The time to wait, when there is none.
     pub fn take(&self, key: &K) -> Result<(), Duration> {
         self.limiter.check_key(key).map_err(|not_yet| not_yet.wait_time_from(self.clock.now()))
     }
@@ -106,7 +106,7 @@ impl<K: Clone + Hash + Eq> KeyedRate<K> {
     }
 }
 
-/// What an address is metered under: itself, or for IPv6 its /64, which one host has to itself.
+/// The key under which an address is metered: the address itself, or for IPv6 its /64, which belongs to one host.
 #[must_use]
 pub fn metered(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
@@ -115,14 +115,15 @@ pub fn metered(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Buckets of a [`HashedRate`]: 512 KiB, and a flood from made-up addresses needs 65,536 times the rate to
-/// empty them all.
+/// Number of buckets of a [`HashedRate`]: 512 KiB, and a flood from spoofed addresses needs 65,536 times the
+/// rate to empty them all.
 const BUCKETS: usize = 1 << 16;
 
-/// A rate for each key in a fixed amount of memory, for keys anybody can make up, such as the source
-/// address of a datagram. Keys whose secret hashes meet share a bucket.
+/// A rate limit per key in a fixed amount of memory, for keys that can be spoofed, such as the source
+/// address of a datagram. Keys whose secret hashes collide share a bucket.
 ///
-/// Each bucket is one number (GCRA, ITU-T I.371): when it is full again, microseconds after the start.
+/// Each bucket is one number (GCRA, ITU-T I.371): the time at which it is full again, in microseconds after the
+/// start.
 #[derive(Debug)]
 pub struct HashedRate {
     rate: Rate,
@@ -138,15 +139,15 @@ impl HashedRate {
         Self { rate, full_at: vec![0; BUCKETS], hasher: RandomState::new(), started: now }
     }
 
-    /// Takes one for `key`; false when there is none.
+    /// Takes one token for `key`; false when there is none.
     pub fn take(&mut self, key: &impl Hash, now: Instant) -> bool {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let now = micros(now.saturating_duration_since(self.started));
         let period = micros(self.rate.period);
-        let most = period.saturating_mul(self.rate.burst.get().into());
+        let capacity = period.saturating_mul(self.rate.burst.get().into());
         let bucket = (self.hasher.hash_one(key) % BUCKETS as u64) as usize;
         let full_at = self.full_at[bucket].max(now).saturating_add(period);
-        let enough = full_at - now <= most;
+        let enough = full_at - now <= capacity;
         if enough {
             self.full_at[bucket] = full_at;
         }
@@ -159,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bucket_gives_the_burst_and_then_the_rate() {
+    fn a_bucket_allows_the_burst_and_then_the_rate() {
         let start = Instant::now();
         let mut bucket = TokenBucket::new(Rate::new(100, Duration::from_millis(50)), start);
         let taken = (0..1000).filter(|_| bucket.take(start)).count();
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_is_full_once_all_it_gave_is_back() {
+    fn a_bucket_is_full_once_all_tokens_are_back() {
         let start = Instant::now();
         let mut bucket = TokenBucket::new(Rate::new(2, Duration::from_secs(1)), start);
         assert!(bucket.is_full(start));
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hashed_rate_gives_each_key_the_burst_and_then_the_rate() {
+    fn a_hashed_rate_allows_each_key_the_burst_and_then_the_rate() {
         let start = Instant::now();
         let mut rate = HashedRate::new(Rate::new(5, Duration::from_millis(100)), start);
         let taken =
@@ -208,7 +209,7 @@ mod tests {
         assert_eq!(taken(&mut rate, 1, start), 5);
         assert_eq!(taken(&mut rate, 1, start + Duration::from_millis(310)), 3);
         assert_eq!(taken(&mut rate, 1, start + Duration::from_hours(1)), 5, "no more is saved up");
-        // Of 20 other keys, one may share the bucket of the first.
+        // One of 20 other keys may share the bucket of the first.
         let others = (2..22).filter(|key| taken(&mut rate, *key, start) == 5).count();
         assert!(others >= 19, "{others}");
     }
@@ -221,7 +222,7 @@ mod tests {
             rate.take(&key, start);
         }
         assert_eq!((rate.full_at.len(), rate.full_at.capacity()), (BUCKETS, BUCKETS));
-        // Three keys a bucket on average: most other keys still find some of their burst.
+        // Three keys per bucket on average: most other keys still have part of their burst left.
         let served = (300_000..301_000_u32).filter(|key| rate.take(key, start)).count();
         assert!(served > 700, "{served}");
     }

@@ -1,4 +1,4 @@
-//! Places under a key, so many at a time: connections of an address, sockets of a user.
+//! A limited number of slots per key: connections per address, sockets per user.
 
 use std::{
     collections::HashMap,
@@ -6,26 +6,26 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// How many places are taken under each key. Clones share them.
+/// Counts the slots taken per key. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Slots<K: Hash + Eq + Clone> {
     taken: Arc<Mutex<HashMap<K, u32>>>,
-    most: u32,
+    maximum: u32,
 }
 
 impl<K: Hash + Eq + Clone> Slots<K> {
-    /// `most` places under every key.
+    /// `maximum` slots for every key.
     #[must_use]
-    pub fn new(most: u32) -> Self {
-        Self { taken: Arc::default(), most }
+    pub fn new(maximum: u32) -> Self {
+        Self { taken: Arc::default(), maximum }
     }
 
-    /// Takes a place; `None` when there is none left under `key`.
+    /// Takes a slot; `None` when `key` has none left.
     #[must_use]
     pub fn take(&self, key: K) -> Option<Slot<K>> {
         let mut taken = locked(&self.taken);
         let count = taken.get(&key).copied().unwrap_or(0);
-        if count >= self.most {
+        if count >= self.maximum {
             return None;
         }
         taken.insert(key.clone(), count + 1);
@@ -34,7 +34,7 @@ impl<K: Hash + Eq + Clone> Slots<K> {
     }
 }
 
-/// A place, until it is dropped.
+/// A taken slot, which is released on drop.
 #[derive(Debug)]
 pub struct Slot<K: Hash + Eq> {
     taken: Arc<Mutex<HashMap<K, u32>>>,
@@ -54,7 +54,7 @@ impl<K: Hash + Eq> Drop for Slot<K> {
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Each change is a single step, so what is in it is whole after a panic.
+    // Each change is a single step, so the map is consistent after a panic.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_counted_by_key_and_given_back() {
+    fn slots_are_counted_per_key_and_released() {
         let slots = Slots::new(2);
         let first = slots.take("a").unwrap();
         let _second = slots.take("a").unwrap();
@@ -73,6 +73,6 @@ mod tests {
         let third = slots.take("a");
         assert!(third.is_some() && slots.take("a").is_none());
         drop(other);
-        assert_eq!(locked(&slots.taken).len(), 1, "a key without places is forgotten");
+        assert_eq!(locked(&slots.taken).len(), 1, "a key without slots is forgotten");
     }
 }
