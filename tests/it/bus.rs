@@ -1,5 +1,5 @@
-//! Several nodes: a real Redis, three real `serve` processes, and the real client on both sides,
-//! which must be connected again whatever is lost.
+//! Several nodes: a real Redis, three real `serve` processes, and two real clients, which must
+//! reconnect after any failure.
 
 mod contract;
 mod nodes;
@@ -39,14 +39,14 @@ impl Rig {
         order.iter().map(|&node| self.nodes[node].address).collect()
     }
 
-    /// Waits until every node takes sockets.
+    /// Waits until every node accepts sockets.
     fn wait_up(&self) {
         for node in &self.nodes {
             health(node.address, "ok");
         }
     }
 
-    /// Kills a node as a crash would, and starts another one in its place.
+    /// Kills a node to simulate a crash, and starts another one in its place.
     fn replace(&mut self, at: usize) {
         let new = Node::start(self.dir.path(), &self.redis.url(), &[]);
         std::mem::replace(&mut self.nodes[at], new).process.kill();
@@ -54,15 +54,15 @@ impl Rig {
 }
 
 fn get(address: SocketAddr, path: &str) -> (u16, String) {
-    // A runtime of its own, on a thread of its own: the tests have one already.
-    let asking = std::thread::scope(|scope| {
+    // Uses a separate runtime on a separate thread, because the test already runs on a runtime.
+    let response = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(request(address, path, &[], ""))
         });
         thread.join().unwrap()
     });
-    (asking.status, asking.body)
+    (response.status, response.body)
 }
 
 /// Waits until a node's health is `status`.
@@ -93,21 +93,21 @@ async fn pair(rig: &Rig) -> (Device, Device) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_room_spans_nodes_and_behaves_as_on_one() {
+async fn a_room_across_nodes_behaves_as_on_one_node() {
     let rig = Rig::new();
-    // The offer is held on node 0 until the Mac comes to node 1.
+    // The offer is held on node 0 until the Mac joins on node 1.
     let mut phone = Device::start("phone", rig.addresses([0, 2, 1])).await;
     phone.wait("hello", |known| known.offer == 1).await;
     assert!(!phone.now().present);
     let mut mac = Device::start("mac", rig.addresses([1, 2, 0])).await;
-    let told = mac.wait("the held offer", |known| known.offer > 0).await;
-    assert!(told.present, "hello says that the phone is there");
+    let known = mac.wait("the held offer", |known| known.offer > 0).await;
+    assert!(known.present, "hello reports that the phone is present");
     connected(&mut phone, &mut mac, "at the start").await;
     assert_eq!(phone.now().peer, mac.now().conn);
     assert!(metric(rig.nodes[0].address, "orion_bus_messages_total{direction=\"sent\"}") >= 2);
     assert_eq!(metric(rig.nodes[0].address, "orion_bus_up"), 1);
 
-    // The Mac comes again, on node 2: it takes over, and the old socket gets 4502.
+    // The Mac connects again, on node 2: the new socket takes over, and the old one gets 4502.
     let mut newer = Device::start("mac", rig.addresses([2, 1, 0])).await;
     connected(&mut phone, &mut newer, "after the takeover").await;
     let old = mac.wait("the end", |known| known.closed.is_some()).await;
@@ -119,19 +119,19 @@ async fn a_room_spans_nodes_and_behaves_as_on_one() {
         1
     );
 
-    // It says bye, and leaves.
+    // The Mac sends bye and leaves.
     newer.handle.send(Body::Bye { reason: None }).unwrap();
     phone.wait("bye", |known| known.bye).await;
     newer.handle.close().await;
     let left = phone.wait("peer-left", |known| known.left.len() == 2).await;
     assert_eq!(left.left[1], LeaveReason::Closed);
-    assert!(!rig.redis.ask("KEYS *").contains(":mac"), "the lease is given up");
+    assert!(!rig.redis.ask("KEYS *").contains(":mac"), "the lease is released");
     for node in &rig.nodes {
         assert_eq!(metric(node.address, "orion_bus_sockets_closed_total{reason=\"gap\"}"), 0);
     }
 }
 
-/// Where in a negotiation something is lost.
+/// The step of a negotiation at which a failure occurs.
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Join,
@@ -141,7 +141,7 @@ enum Step {
     Bye,
 }
 
-/// What is lost.
+/// The process that fails.
 #[derive(Debug, Clone, Copy)]
 enum Loss {
     PhonesNode,
@@ -172,7 +172,7 @@ async fn lose(rig: &mut Rig, step: Step, loss: Loss) {
         }
     }
     let when = format!("{loss:?} lost at {step:?}");
-    // What was connected before the loss must not count: the loss is seen first.
+    // The loss is awaited first, so that the connection before it does not count.
     match loss {
         Loss::PhonesNode => drop(phone.wait(&when, |known| !known.codes.is_empty()).await),
         Loss::MacsNode => {
@@ -187,7 +187,7 @@ async fn lose(rig: &mut Rig, step: Step, loss: Loss) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_node_or_redis_at_any_step_ends_in_a_connection() {
+async fn devices_connect_after_a_node_or_redis_is_lost_at_any_step() {
     let mut rig = Rig::new();
     for loss in [Loss::PhonesNode, Loss::MacsNode, Loss::Redis] {
         for step in [Step::Join, Step::Offer, Step::Answer, Step::Ice, Step::Bye] {
@@ -198,7 +198,7 @@ async fn a_lost_node_or_redis_at_any_step_ends_in_a_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hanging_redis_closes_sockets_and_refuses_new_ones_until_it_is_back() {
+async fn while_redis_hangs_sockets_are_closed_and_new_ones_rejected() {
     let rig = Rig::new();
     let (mut phone, mut mac) = pair(&rig).await;
     rig.redis.signal(Signal::STOP);
@@ -222,13 +222,13 @@ async fn a_hanging_redis_closes_sockets_and_refuses_new_ones_until_it_is_back() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_loses_its_subscription_alone_is_not_left_behind() {
+async fn devices_reconnect_after_the_subscriptions_are_lost() {
     let rig = Rig::new();
     let (mut phone, mut mac) = pair(&rig).await;
-    // All subscriptions break, and all other connections stay.
+    // All subscriptions break, but all other connections stay open.
     assert!(rig.redis.ask("CLIENT KILL TYPE pubsub").starts_with(":3"));
-    // The node that is back first closes its socket; the other one may hear of that before it has
-    // looked, and then its device knows that the room is a new one.
+    // The first node to reconnect closes its socket. If the second node is notified of that before
+    // it has reconnected, its device gets peer-left instead of a close.
     let ended = |known: &Known| known.codes == [Some(1012)] || !known.left.is_empty();
     phone.wait("the end of the socket, or of the peer's", ended).await;
     mac.wait("the end of the socket, or of the peer's", ended).await;
@@ -245,26 +245,26 @@ async fn a_node_that_is_cut_off_from_redis_closes_its_sockets() {
     let cut_off = Node::start(rig.dir.path(), &format!("redis://{}", wire.address), &[]);
     rig.nodes[1] = cut_off;
     let (mut phone, mut mac) = pair(&rig).await;
-    // Nothing is closed: packets just go nowhere.
+    // The connections stay open, but no data passes.
     wire.freeze(true);
     let lost = mac.wait("the end of the socket", |known| !known.codes.is_empty()).await;
     assert_eq!(lost.codes, [Some(1013)]);
-    // As its health check tells a load balancer.
+    // A load balancer would do the same after a failed health check.
     mac.balancer.direct(rig.addresses([2, 0, 1]));
     connected(&mut phone, &mut mac, "while it is cut off").await;
-    assert_eq!(phone.now().codes, [], "the other nodes go on");
+    assert_eq!(phone.now().codes, [], "the other nodes are not affected");
     assert_eq!(phone.now().left, [LeaveReason::Replaced]);
     assert_eq!(health(rig.nodes[1].address, "bus-down"), 503);
     let before = (phone.now().conn, mac.now().conn);
-    // What was held up comes through after all, and is of no interest to anybody.
+    // The delayed messages arrive now, and must have no effect.
     wire.freeze(false);
     assert_eq!(health(rig.nodes[1].address, "ok"), 200);
     connected(&mut phone, &mut mac, "when it is back").await;
-    assert_eq!((phone.now().conn, mac.now().conn), before, "nobody was disturbed");
+    assert_eq!((phone.now().conn, mac.now().conn), before, "no socket was replaced");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_drained_node_gives_its_leases_up() {
+async fn a_drained_node_releases_its_leases() {
     let mut rig = Rig::new();
     let (mut phone, mut mac) = pair(&rig).await;
     rig.nodes[1].process.signal(Signal::TERM);
@@ -278,7 +278,7 @@ async fn a_drained_node_gives_its_leases_up() {
 }
 
 #[test]
-fn keyframes_go_from_one_node_to_another() {
+fn keyframes_are_delivered_between_devices_on_different_nodes() {
     let (dir, redis) = (tempfile::tempdir().unwrap(), Redis::start(&[]));
     let words = ["serve", "--json", "--listen", "127.0.0.1:0", "--no-turn", "--bus"];
     let serve = || {
@@ -301,7 +301,7 @@ fn keyframes_go_from_one_node_to_another() {
 }
 
 #[test]
-fn a_bus_that_is_not_there_or_refuses_the_password_is_refused_at_the_start() {
+fn serve_fails_at_start_if_the_bus_is_unreachable_or_rejects_the_password() {
     let dir = tempfile::tempdir().unwrap();
     let redis = Redis::start(&["--requirepass", "hush"]);
     let serve = |bus: &str, more: &[&str]| {
@@ -313,8 +313,8 @@ fn a_bus_that_is_not_there_or_refuses_the_password_is_refused_at_the_start() {
     assert!(error["remedy"].as_str().unwrap().contains("ORION_BUS_PASSWORD"), "{error}");
     assert!(!wrong.stderr.contains("wrong\""), "{}", wrong.stderr);
     serve(&redis.url(), &[]).failed(1, "server");
-    let nobody = serve("redis://127.0.0.1:1", &[]);
-    assert!(nobody.failed(1, "server")["message"].as_str().unwrap().contains("127.0.0.1:1"));
+    let unreachable = serve("redis://127.0.0.1:1", &[]);
+    assert!(unreachable.failed(1, "server")["message"].as_str().unwrap().contains("127.0.0.1:1"));
     serve("http://127.0.0.1:1", &[]).failed(2, "config");
 
     std::fs::write(dir.path().join("password"), "hush\n").unwrap();
@@ -327,7 +327,7 @@ fn a_bus_that_is_not_there_or_refuses_the_password_is_refused_at_the_start() {
 }
 
 #[test]
-fn a_bus_with_tls_is_believed_by_its_certificate_only() {
+fn a_bus_with_tls_is_trusted_only_by_its_certificate() {
     let dir = tempfile::tempdir().unwrap();
     let certificates = Certificates::for_names(&["127.0.0.1"]);
     let file = |name: &str, text: &str| {
@@ -353,15 +353,15 @@ fn a_bus_with_tls_is_believed_by_its_certificate_only() {
     health(address, "ok");
 }
 
-/// A node that is stopped for longer than a lease must close its sockets before all else when it
-/// goes on: by then they are another node's. Takes as long.
+/// A node that was stopped for longer than a lease must first close its sockets when it continues,
+/// because another node has their leases by then.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes longer than a lease; the step `bus` of scripts/test.sh runs it"]
-async fn a_node_that_was_stopped_gives_up_its_sockets() {
+async fn a_node_that_was_stopped_closes_its_sockets() {
     let rig = Rig::new();
     let (mut phone, mut mac) = pair(&rig).await;
     rig.nodes[1].process.signal(Signal::STOP);
-    // The balancer's health check takes it out, and its clients notice by their pings.
+    // The balancer removes the node after a failed health check; the clients notice by their pings.
     mac.balancer.direct(vec![rig.nodes[2].address]);
     mac.wait("the end of the socket", |known| !known.codes.is_empty()).await;
     connected(&mut phone, &mut mac, "while it is stopped").await;
@@ -370,14 +370,14 @@ async fn a_node_that_was_stopped_gives_up_its_sockets() {
     rig.nodes[1].process.signal(Signal::CONT);
     rig.wait_up();
     connected(&mut phone, &mut mac, "when it is back").await;
-    assert_eq!((phone.now().conn, mac.now().conn), before, "nobody was disturbed");
+    assert_eq!((phone.now().conn, mac.now().conn), before, "no socket was replaced");
     assert_eq!(phone.now().left, [LeaveReason::Replaced]);
 }
 
-/// The other device never comes back: the lease runs out, and the phone is told.
+/// The Mac does not return: its lease expires, and the phone is notified.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes longer than a lease; the step `bus` of scripts/test.sh runs it"]
-async fn a_stopped_node_whose_client_stays_away_is_told_of_within_a_lease() {
+async fn the_peer_of_a_device_on_a_stopped_node_is_notified_when_the_lease_expires() {
     let rig = Rig::new();
     let (mut phone, mut mac) = pair(&rig).await;
     rig.nodes[1].process.signal(Signal::STOP);

@@ -1,4 +1,4 @@
-//! The signaling client and the token client against small servers that do what a test says.
+//! The signaling client and the token client against small servers controlled by the tests.
 
 use std::{
     sync::{
@@ -36,7 +36,7 @@ use tokio_tungstenite::{
     },
 };
 
-/// Gives `token-1`, `token-2`, …, each good for so many seconds.
+/// Returns `token-1`, `token-2`, …, each valid for `lifetime_s` seconds.
 struct Tokens {
     given: AtomicU32,
     lifetime_s: u64,
@@ -93,7 +93,7 @@ impl Server {
         ClientConfig { backoff, ..ClientConfig::new(self.url(), tokens) }
     }
 
-    /// Takes the next socket.
+    /// Accepts the next socket.
     #[allow(clippy::result_large_err, reason = "the callback's type is tungstenite's")]
     async fn accept(&self) -> Socket {
         let (stream, _) = self.listener.accept().await.unwrap();
@@ -116,25 +116,25 @@ impl Server {
         Socket { frames: frames.expect("an upgrade"), token }
     }
 
-    /// Answers the next request with plain HTTP, and gives the request.
+    /// Answers the next request with plain HTTP, and returns the request.
     async fn answer(&self, status: &str, headers: &str, body: &str) -> String {
         let (mut stream, _) = self.listener.accept().await.unwrap();
         let mut request = Vec::new();
         while !complete(&request) {
-            assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0, "request cut short");
+            assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0, "incomplete request");
         }
         let answer = format!(
             "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n{headers}\r\n{body}",
             body.len()
         );
-        // The client may hang up before the end of an answer that is too long.
+        // The client may close the connection before the end of a response that is too long.
         let _ = stream.write_all(answer.as_bytes()).await;
         let _ = stream.shutdown().await;
         String::from_utf8(request).unwrap()
     }
 }
 
-/// Whether a request is there with its body.
+/// Whether a request is complete, including its body.
 fn complete(request: &[u8]) -> bool {
     let text = String::from_utf8_lossy(request).to_ascii_lowercase();
     let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
@@ -143,7 +143,7 @@ fn complete(request: &[u8]) -> bool {
 }
 
 impl Socket {
-    async fn say(&mut self, body: Body) {
+    async fn send(&mut self, body: Body) {
         self.text(&Message::new("demo".into(), body).to_json()).await;
     }
 
@@ -151,7 +151,7 @@ impl Socket {
         self.frames.send(Frame::text(text)).await.unwrap();
     }
 
-    async fn hear(&mut self) -> Body {
+    async fn receive(&mut self) -> Body {
         loop {
             match self.frames.next().await.unwrap().unwrap() {
                 Frame::Text(text) => {
@@ -203,7 +203,7 @@ async fn disconnected(events: &mut mpsc::Receiver<ClientEvent>) -> (Option<u16>,
 async fn closed(events: &mut mpsc::Receiver<ClientEvent>) -> (Option<u16>, Option<ClientError>) {
     match events.recv().await.unwrap() {
         ClientEvent::Closed { code, error, .. } => {
-            assert!(events.recv().await.is_none(), "the last event");
+            assert!(events.recv().await.is_none(), "`Closed` is the last event");
             (code, error)
         }
         other => panic!("{other:?}"),
@@ -221,19 +221,19 @@ async fn start(
     (handle, events, socket)
 }
 
-/// The error of a first connect that fails.
+/// The error of a failed first attempt.
 async fn failure(config: ClientConfig) -> ClientError {
     let (_handle, mut events) = connect(config);
     closed(&mut events).await.1.expect("an error")
 }
 
 #[tokio::test]
-async fn messages_go_both_ways_and_garbage_is_ignored() {
+async fn messages_are_delivered_in_both_directions_and_garbage_is_ignored() {
     let server = Server::start().await;
     let (handle, mut events, mut socket) = start(&server, server.config()).await;
     assert_eq!(socket.token, "token-1");
     handle.send(offer("v=0")).unwrap();
-    assert_eq!(socket.hear().await, offer("v=0"));
+    assert_eq!(socket.receive().await, offer("v=0"));
     for garbage in [
         "",
         "{",
@@ -251,21 +251,21 @@ async fn messages_go_both_ways_and_garbage_is_ignored() {
         .await;
     socket.frames.send(Frame::binary(vec![0xFF; 100])).await.unwrap();
     socket.frames.send(Frame::Ping("are you there".into())).await.unwrap();
-    socket.say(Body::Answer { sdp: "v=1".into(), offer: None }).await;
+    socket.send(Body::Answer { sdp: "v=1".into(), offer: None }).await;
     assert_eq!(message(&mut events).await, Body::Answer { sdp: "v=1".into(), offer: None });
     assert_eq!(socket.frames.next().await.unwrap().unwrap(), Frame::Pong("are you there".into()));
 }
 
 #[tokio::test]
-async fn a_server_without_subprotocol_and_hello_will_do() {
+async fn a_server_without_subprotocol_and_hello_is_accepted() {
     let server = Server { echo_subprotocol: false, ..Server::start().await };
     let (handle, mut events) = connect(server.config());
-    // The first upgrade names the subprotocol and misses it in the answer.
+    // The first upgrade requests the subprotocol, and the response does not contain it.
     server.accept().await;
     let mut socket = server.accept().await;
     connected(&mut events).await;
     handle.send(offer("v=0")).unwrap();
-    assert_eq!(socket.hear().await, offer("v=0"));
+    assert_eq!(socket.receive().await, offer("v=0"));
 }
 
 #[tokio::test]
@@ -284,7 +284,7 @@ async fn a_lost_socket_is_replaced_with_a_fresh_token() {
 }
 
 #[tokio::test]
-async fn an_expired_token_is_a_reason_to_come_back() {
+async fn the_client_reconnects_after_its_token_expired() {
     let server = Server::start().await;
     let (_handle, mut events, socket) = start(&server, server.config()).await;
     socket.close(4001, "token expired").await;
@@ -313,18 +313,18 @@ async fn the_token_of_a_live_socket_is_renewed() {
     let tokens = Tokens::lasting(2);
     let (_handle, mut events, mut socket) = start(&server, server.config_with(tokens)).await;
     for expected in ["token-2", "token-3"] {
-        assert_eq!(socket.hear().await, Body::Auth { token: expected.into() });
+        assert_eq!(socket.receive().await, Body::Auth { token: expected.into() });
         let exp = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 2;
-        socket.say(Body::AuthOk { exp }).await;
+        socket.send(Body::AuthOk { exp }).await;
         match events.recv().await.unwrap() {
-            ClientEvent::Renewed { exp: told, .. } => assert_eq!(told, exp),
+            ClientEvent::Renewed { exp: renewed, .. } => assert_eq!(renewed, exp),
             other => panic!("{other:?}"),
         }
     }
 }
 
 #[tokio::test]
-async fn the_expiry_of_hello_counts() {
+async fn the_expiry_in_hello_schedules_the_renewal() {
     let server = Server::start().await;
     let (_handle, mut events, mut socket) = start(&server, server.config()).await;
     let hello = Body::Hello {
@@ -335,14 +335,14 @@ async fn the_expiry_of_hello_counts() {
         exp: 1,
         relays: vec!["state".into()],
     };
-    socket.say(hello.clone()).await;
+    socket.send(hello.clone()).await;
     assert_eq!(message(&mut events).await, hello);
-    assert_eq!(socket.hear().await, Body::Auth { token: "token-2".into() });
+    assert_eq!(socket.receive().await, Body::Auth { token: "token-2".into() });
 }
 
-/// Times that no clock can show, from the server and in its tokens.
+/// Extreme expiry times in the server's messages.
 #[tokio::test]
-async fn no_number_of_the_server_ends_the_client() {
+async fn no_number_from_the_server_ends_the_client() {
     let server = Server::start().await;
     for exp in [u64::MAX, u64::MAX - 1, i64::MAX as u64, 1 << 53, 0] {
         let tokens = Tokens::lasting(300);
@@ -355,11 +355,11 @@ async fn no_number_of_the_server_ends_the_client() {
             exp,
             relays: Vec::new(),
         };
-        socket.say(hello.clone()).await;
+        socket.send(hello.clone()).await;
         assert_eq!(message(&mut events).await, hello);
-        socket.say(Body::AuthOk { exp }).await;
+        socket.send(Body::AuthOk { exp }).await;
         match events.recv().await.unwrap() {
-            ClientEvent::Renewed { exp: told, .. } => assert_eq!(told, exp),
+            ClientEvent::Renewed { exp: renewed, .. } => assert_eq!(renewed, exp),
             other => panic!("{other:?}"),
         }
         for number in ["18446744073709551616", "-1", "1e999", "true"] {
@@ -370,17 +370,17 @@ async fn no_number_of_the_server_ends_the_client() {
         let renewed = events.recv().await.unwrap();
         assert!(
             matches!(renewed, ClientEvent::Renewed { exp: 4_000_000_000, .. }),
-            "a fraction is cut off: {renewed:?}"
+            "fractions are truncated: {renewed:?}"
         );
-        // It is there, and takes what comes next.
-        socket.say(Body::Offer { sdp: "v=0".into() }).await;
+        // The client still runs and receives the next message.
+        socket.send(Body::Offer { sdp: "v=0".into() }).await;
         assert_eq!(message(&mut events).await, Body::Offer { sdp: "v=0".into() });
         handle.close().await;
     }
 }
 
 #[tokio::test]
-async fn messages_wait_for_the_next_socket_within_bounds() {
+async fn messages_wait_for_the_next_socket_up_to_a_limit() {
     let server = Server::start().await;
     let (handle, mut events, socket) = start(&server, server.config()).await;
     drop(socket);
@@ -392,12 +392,12 @@ async fn messages_wait_for_the_next_socket_within_bounds() {
     assert_eq!(handle.send(offer("more")), Err(SendError::QueueFull));
     let mut socket = server.accept().await;
     for number in 0..queued {
-        assert_eq!(socket.hear().await, offer(&number.to_string()));
+        assert_eq!(socket.receive().await, offer(&number.to_string()));
     }
 }
 
 #[tokio::test]
-async fn closing_sends_what_is_queued() {
+async fn closing_sends_the_queued_messages() {
     let server = Server::start().await;
     let (handle, mut events, mut socket) = start(&server, server.config()).await;
     for number in 0..20 {
@@ -406,9 +406,9 @@ async fn closing_sends_what_is_queued() {
     handle.send(Body::Bye { reason: None }).unwrap();
     let closing = tokio::spawn(async move { handle.close().await });
     for number in 0..20 {
-        assert_eq!(socket.hear().await, offer(&number.to_string()));
+        assert_eq!(socket.receive().await, offer(&number.to_string()));
     }
-    assert_eq!(socket.hear().await, Body::Bye { reason: None });
+    assert_eq!(socket.receive().await, Body::Bye { reason: None });
     match socket.frames.next().await {
         Some(Ok(Frame::Close(Some(frame)))) => assert_eq!(frame.code, CloseCode::Normal),
         other => panic!("{other:?}"),
@@ -419,11 +419,11 @@ async fn closing_sends_what_is_queued() {
 }
 
 #[tokio::test]
-async fn closing_ends_a_client_whose_events_nobody_reads() {
+async fn closing_ends_a_client_whose_events_are_not_read() {
     let server = Server::start().await;
     let (handle, events, mut socket) = start(&server, server.config()).await;
     for _ in 0..2000 {
-        socket.say(offer("v=0")).await;
+        socket.send(offer("v=0")).await;
     }
     let reading =
         tokio::spawn(async move { while let Some(Ok(_)) = socket.frames.next().await {} });
@@ -433,7 +433,7 @@ async fn closing_ends_a_client_whose_events_nobody_reads() {
 }
 
 #[tokio::test]
-async fn dropping_the_handle_closes() {
+async fn dropping_the_handle_closes_the_client() {
     let server = Server::start().await;
     let (handle, mut events, socket) = start(&server, server.config()).await;
     drop(handle);
@@ -444,19 +444,19 @@ async fn dropping_the_handle_closes() {
 }
 
 #[tokio::test]
-async fn a_server_that_answers_no_ping_is_given_up() {
+async fn a_socket_without_pongs_is_abandoned() {
     let server = Server::start().await;
     let short = Duration::from_millis(50);
     let config = ClientConfig { ping_every: short, pong_within: short, ..server.config() };
     let (_handle, mut events, socket) = start(&server, config).await;
-    // Held open and never read, so nothing answers.
+    // The socket stays open but is never read, so pings are not answered.
     let (code, reason) = disconnected(&mut events).await;
     assert_eq!((code, reason.as_str()), (None, "the server does not answer pings"));
     drop(socket);
 }
 
 #[tokio::test]
-async fn a_server_that_answers_pings_is_kept() {
+async fn a_socket_with_pongs_is_kept() {
     let server = Server::start().await;
     let ping_every = Duration::from_millis(20);
     let config = ClientConfig { ping_every, ..server.config() };
@@ -464,12 +464,12 @@ async fn a_server_that_answers_pings_is_kept() {
     for _ in 0..5 {
         assert!(matches!(socket.frames.next().await, Some(Ok(Frame::Ping(_)))));
     }
-    socket.say(offer("v=0")).await;
+    socket.send(offer("v=0")).await;
     assert_eq!(message(&mut events).await, offer("v=0"));
 }
 
 #[tokio::test]
-async fn a_refused_token_is_replaced_once() {
+async fn a_rejected_token_is_replaced_once() {
     let server = Server::start().await;
     let body = r#"{"code":"bad-token","message":"signature does not match"}"#;
     let (_handle, mut events) = connect(server.config());
@@ -490,7 +490,7 @@ async fn a_refused_token_is_replaced_once() {
 }
 
 #[tokio::test]
-async fn refusals_of_the_upgrade_show_what_the_server_says() {
+async fn errors_of_a_rejected_upgrade_show_the_servers_message() {
     let server = Server::start().await;
     for (status, headers, body, expected, remedy) in [
         ("403 Forbidden", "", r#"{"code":"not-yours","message":"m"}"#, "403 not-yours: m", "pair"),
@@ -517,7 +517,7 @@ async fn refusals_of_the_upgrade_show_what_the_server_says() {
 }
 
 #[tokio::test]
-async fn what_is_no_websocket_server_is_called_so() {
+async fn a_server_without_websocket_is_reported() {
     let server = Server::start().await;
     let (error, _) = tokio::join!(failure(server.config()), server.answer("200 OK", "", "hello"));
     assert!(matches!(error, ClientError::NotWebSocket { .. }), "{error}");
@@ -538,14 +538,14 @@ async fn the_steps_of_connecting_are_timed() {
     let ClientEvent::Connected { timings, clock_skew, .. } = events.recv().await.unwrap() else {
         panic!("not connected")
     };
-    // A token was asked for; nothing is secured on `ws://`.
+    // A token was fetched; there is no TLS with `ws://`.
     assert!(timings.token.is_some() && timings.tls.is_none(), "{timings:?}");
     assert!(!timings.tcp.is_zero() && !timings.upgrade.is_zero(), "{timings:?}");
-    assert_eq!(clock_skew, None, "no server has told the time");
+    assert_eq!(clock_skew, None, "no response had a Date header");
 }
 
 #[tokio::test]
-async fn a_refusal_tells_how_far_the_clock_is() {
+async fn the_remedy_for_a_rejected_token_includes_the_clock_skew() {
     let server = Server::start().await;
     let date = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
     let config = server.config_with(Arc::new(Once));
@@ -554,7 +554,7 @@ async fn a_refusal_tells_how_far_the_clock_is() {
     assert!(error.remedy().contains("days ahead of the server's"), "{}", error.remedy());
 }
 
-/// One token, which cannot be renewed.
+/// A token source that cannot renew its token.
 struct Once;
 
 #[async_trait]
@@ -569,7 +569,7 @@ impl TokenProvider for Once {
 }
 
 #[tokio::test]
-async fn failures_before_http_are_told_apart() {
+async fn failures_before_http_have_different_codes() {
     let server = Server::start().await;
     let tls = ClientConfig { url: server.url().replace("http", "wss"), ..server.config() };
     let plain = async {
@@ -581,7 +581,7 @@ async fn failures_before_http_are_told_apart() {
     assert_eq!((error.stage(), error.code().as_str()), (Stage::Tls, "tls-plain-text"), "{error}");
     assert!(error.remedy().contains(&server.url().replace("http", "ws")), "{}", error.remedy());
 
-    // Somebody hangs up in the handshake.
+    // The server closes the connection during the TLS handshake.
     let tls = ClientConfig { url: server.url().replace("http", "wss"), ..server.config() };
     let hang_up = async { drop(server.listener.accept().await.unwrap()) };
     let (error, ()) = tokio::join!(failure(tls), hang_up);
@@ -605,7 +605,7 @@ async fn failures_before_http_are_told_apart() {
 }
 
 #[tokio::test]
-async fn a_silent_server_is_not_waited_for() {
+async fn the_attempt_times_out_on_a_silent_server() {
     let server = Server::start().await;
     let connect_within = Duration::from_millis(50);
     let error = failure(ClientConfig { connect_within, ..server.config() }).await;
@@ -613,7 +613,7 @@ async fn a_silent_server_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_first_connect_may_be_retried() {
+async fn a_failed_first_attempt_can_be_retried() {
     let server = Server::start().await;
     let config = ClientConfig { retry_first: true, ..server.config() };
     let (_handle, mut events) = connect(config);
@@ -629,7 +629,7 @@ fn token_client(server: &Server) -> TokenClient {
 }
 
 #[tokio::test]
-async fn a_token_is_fetched_as_the_contract_says() {
+async fn a_token_is_fetched_according_to_the_contract() {
     let server = Server::start().await;
     let client = token_client(&server);
     let body = r#"{"token":"a.b.c","expiresAt":"2030-01-01T00:00:00Z","expiresIn":300,"pairId":"demo",
@@ -646,12 +646,12 @@ async fn a_token_is_fetched_as_the_contract_says() {
     assert_eq!(access.clock_skew, None);
     let date = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
     let (access, _) = tokio::join!(client.access(), server.answer("200 OK", date, body));
-    let skew = access.unwrap().clock_skew.expect("a server of 1994");
+    let skew = access.unwrap().clock_skew.expect("the server's clock is in 1994");
     assert!(skew > 9e8, "{skew}");
 }
 
 #[tokio::test]
-async fn refusals_of_the_token_api_are_told_apart() {
+async fn errors_of_the_token_api_have_different_codes_and_remedies() {
     let server = Server::start().await;
     let client = token_client(&server);
     let said = r#"{"code":"c-1","message":"m-1"}"#;
@@ -689,7 +689,7 @@ async fn refusals_of_the_token_api_are_told_apart() {
 }
 
 #[tokio::test]
-async fn redirects_of_the_token_api_are_followed_on_its_host_and_named_elsewhere() {
+async fn redirects_of_the_token_api_are_followed_only_on_its_host() {
     let server = Server::start().await;
     let client = token_client(&server);
     let body = r#"{"token":"a.b.c","pairId":"demo"}"#;
@@ -712,17 +712,17 @@ async fn redirects_of_the_token_api_are_followed_on_its_host_and_named_elsewhere
         assert!(error.remedy().contains(&format!("--token-url {named}")), "{}", error.remedy());
         assert!(error.is_final() && !error.to_string().contains("hush"), "{error}");
     }
-    let around = async {
+    let loops = async {
         for _ in 0..4 {
             server.answer("301 Moved", "Location: /again\r\n", "").await;
         }
     };
-    let (error, ()) = tokio::join!(client.fetch(), around);
+    let (error, ()) = tokio::join!(client.fetch(), loops);
     assert!(error.unwrap_err().to_string().contains("/again"));
 }
 
 #[tokio::test]
-async fn a_socket_that_is_redirected_says_where_to() {
+async fn the_error_of_a_redirected_socket_names_the_target() {
     let server = Server::start().await;
     let elsewhere = "Location: https://other.example/api/signal?t=hush\r\n";
     let (error, _) =
@@ -742,7 +742,7 @@ async fn a_socket_that_is_redirected_says_where_to() {
 }
 
 #[tokio::test]
-async fn ice_servers_that_cannot_be_read_are_left_out() {
+async fn invalid_ice_servers_are_ignored() {
     let server = Server::start().await;
     let client = token_client(&server);
     let body = r#"{"token":"a.b.c","pairId":"demo","expiresIn":299.5,"iceServers":[null,
@@ -754,7 +754,7 @@ async fn ice_servers_that_cannot_be_read_are_left_out() {
 }
 
 #[tokio::test]
-async fn what_is_no_token_answer_is_called_so() {
+async fn an_invalid_token_response_is_reported() {
     let server = Server::start().await;
     let client = token_client(&server);
     let long = " ".repeat(300_000);
@@ -767,7 +767,7 @@ async fn what_is_no_token_answer_is_called_so() {
 }
 
 #[tokio::test]
-async fn an_unreachable_token_api_says_where_it_failed() {
+async fn the_error_of_an_unreachable_token_api_has_its_stage() {
     let server = Server::start().await;
     let secured = server.url().replace("http", "https");
     let client = TokenClient::new(&secured, "login-token", "phone".into(), None).unwrap();
@@ -794,7 +794,7 @@ async fn an_unreachable_token_api_says_where_it_failed() {
 }
 
 #[tokio::test]
-async fn the_client_fails_with_the_token_apis_words() {
+async fn the_client_fails_with_the_message_of_the_token_api() {
     let server = Server::start().await;
     let body = r#"{"code":"not-yours","message":"no such pair"}"#;
     let config = server.config_with(Arc::new(token_client(&server)));

@@ -1,4 +1,4 @@
-//! The signaling server, over real sockets on loopback: every row of the contract's case table, and
+//! The signaling server over real sockets on loopback: every row of the contract's case table and
 //! every close code.
 
 use std::{
@@ -56,7 +56,7 @@ impl Rig {
         client
     }
 
-    /// Joins with a token; returns the `hello`, too.
+    /// Joins with a token, and also returns the `hello`.
     async fn join_with(&self, token: &str, receive_buffer: Option<u32>) -> (Client, Value) {
         let socket = TcpSocket::new_v4().unwrap();
         if let Some(bytes) = receive_buffer {
@@ -69,21 +69,21 @@ impl Rig {
         let (ws, _) = timeout(HANG, client_async(request, stream)).await.unwrap().unwrap();
         let mut client = Client { ws };
         let hello = client.receive().await;
-        assert_eq!(hello["t"], "hello", "hello comes first");
+        assert_eq!(hello["t"], "hello", "hello is the first message");
         (client, hello)
     }
 
-    /// Asks for the upgrade, with more header lines.
-    async fn knock(&self, headers: &[&str]) -> Answer {
-        self.knock_at(PATH, &[&UPGRADE, headers].concat()).await
+    /// Requests the upgrade with additional header lines.
+    async fn request_upgrade(&self, headers: &[&str]) -> Answer {
+        self.upgrade_at(PATH, &[&UPGRADE, headers].concat()).await
     }
 
-    async fn knock_at(&self, line: &str, headers: &[&str]) -> Answer {
+    async fn upgrade_at(&self, line: &str, headers: &[&str]) -> Answer {
         request(self.server.local_addr(), line, headers, "").await
     }
 
-    async fn knock_with(&self, token: &str) -> Answer {
-        self.knock(&[&format!("Authorization: Bearer {token}")]).await
+    async fn upgrade_with_token(&self, token: &str) -> Answer {
+        self.request_upgrade(&[&format!("Authorization: Bearer {token}")]).await
     }
 
     fn closed(&self, code: &str) -> u64 {
@@ -97,7 +97,7 @@ struct Client {
 
 impl Client {
     async fn next(&mut self) -> Option<Result<Frame, WsError>> {
-        timeout(HANG, self.ws.next()).await.expect("nothing comes")
+        timeout(HANG, self.ws.next()).await.expect("nothing arrives")
     }
 
     /// The next message.
@@ -115,13 +115,13 @@ impl Client {
         }
     }
 
-    /// Reads to the close frame; returns its code and the messages before it.
+    /// Reads up to the close frame; returns its code and the messages before it.
     async fn ending(&mut self) -> (u16, Vec<Value>) {
         let mut messages = Vec::new();
         loop {
             match self.next().await {
                 Some(Ok(Frame::Close(Some(frame)))) => {
-                    // Reading on sends the answer.
+                    // Further reads send the reply to the close frame.
                     while let Some(Ok(_)) = self.next().await {}
                     return (frame.code.into(), messages);
                 }
@@ -140,14 +140,14 @@ impl Client {
         self.ws.send(Frame::text(text.into())).await.unwrap();
     }
 
-    /// Writes one unfragmented frame with these first two header bits and opcode, as it is.
+    /// Writes one frame with the given first byte, without checks.
     async fn send_raw(&mut self, first: u8, payload: &[u8]) {
         let mut bytes = vec![first, 0x80 | u8::try_from(payload.len()).unwrap(), 0, 0, 0, 0];
         bytes.extend_from_slice(payload);
         self.ws.get_mut().write_all(&bytes).await.unwrap();
     }
 
-    /// Sends an offer and sees it arrive at `peer`: both sockets are alive.
+    /// Sends an offer and checks that it arrives at `peer`, so both sockets are alive.
     async fn reaches(&mut self, peer: &mut Self) {
         let text = offer("are you there?");
         self.send(&text).await;
@@ -186,35 +186,35 @@ async fn tokens_are_checked_before_the_upgrade() {
         (rig.token_until("phone", "demo", now - 60), "token-expired"),
         (rig.token_until("phone", "demo", now + 300), "bad-token"),
     ] {
-        let answer = rig.knock_with(&token).await;
+        let answer = rig.upgrade_with_token(&token).await;
         assert_eq!((answer.status, answer.json()["code"].as_str()), (401, Some(code)));
         assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
         assert!(!answer.body.contains(&token));
     }
-    let none = rig.knock(&[]).await;
+    let none = rig.request_upgrade(&[]).await;
     assert_eq!((none.status, none.json()["code"].as_str()), (401, Some("token-missing")));
     assert_eq!(rig.server.signaling().counters().refused.get("bad-token"), 3);
     assert_eq!(rig.server.signaling().sockets(), 0);
 }
 
 #[tokio::test]
-async fn third_devices_and_unknown_pairs_are_403_and_look_alike() {
+async fn third_devices_and_unknown_pairs_get_the_same_403() {
     let rig = rig(|_| {}).await;
     let exp = unix_now() + 200;
-    let third = rig.knock_with(&rig.token("tv")).await;
-    let unknown = rig.knock_with(&rig.token_until("phone", "nothing", exp)).await;
+    let third = rig.upgrade_with_token(&rig.token("tv")).await;
+    let unknown = rig.upgrade_with_token(&rig.token_until("phone", "nothing", exp)).await;
     assert_eq!((third.status, unknown.status), (403, 403));
     assert_eq!(third.body, unknown.body);
 }
 
 #[tokio::test]
-async fn what_is_no_websocket_is_426_or_400() {
+async fn requests_that_are_not_websocket_upgrades_are_426_or_400() {
     let rig = rig(|_| {}).await;
     let bearer = format!("Authorization: Bearer {}", rig.token("phone"));
     for left_out in 0..3 {
         let mut headers = vec![bearer.as_str()];
         headers.extend(UPGRADE.iter().enumerate().filter(|(i, _)| *i != left_out).map(|(_, h)| *h));
-        let answer = rig.knock_at(PATH, &headers).await;
+        let answer = rig.upgrade_at(PATH, &headers).await;
         assert_eq!(answer.status, 426, "{headers:?}");
         assert_eq!(answer.header("sec-websocket-version"), Some("13"));
         assert_eq!(answer.json()["code"], "upgrade-required");
@@ -222,36 +222,36 @@ async fn what_is_no_websocket_is_426_or_400() {
     for key in ["", "short", "bm90IHNpeHRlZW4gYnl0ZXM="] {
         let key = format!("Sec-WebSocket-Key: {key}");
         let headers = [UPGRADE[0], UPGRADE[1], UPGRADE[2], &key, &bearer];
-        assert_eq!(rig.knock_at(PATH, &headers).await.status, 400, "{key}");
+        assert_eq!(rig.upgrade_at(PATH, &headers).await.status, 400, "{key}");
     }
-    assert_eq!(rig.knock_at("POST /api/signal", &UPGRADE).await.status, 405);
+    assert_eq!(rig.upgrade_at("POST /api/signal", &UPGRADE).await.status, 405);
 }
 
 #[tokio::test]
-async fn a_token_may_come_by_subprotocol_and_only_ours_is_echoed() {
+async fn a_token_in_a_subprotocol_is_accepted_and_only_orion_v1_is_echoed() {
     let rig = rig(|_| {}).await;
     let token = rig.token("phone");
     let header = format!("Sec-WebSocket-Protocol: chat, orion.v1, bearer.{token}");
-    let answer = rig.knock(&[&header]).await;
+    let answer = rig.request_upgrade(&[&header]).await;
     assert_eq!(answer.status, 101);
     assert_eq!(answer.header("sec-websocket-protocol"), Some("orion.v1"));
     // RFC 6455 §1.3.
     assert_eq!(answer.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
-    let answer = rig.knock_with(&token).await;
+    let answer = rig.upgrade_with_token(&token).await;
     assert_eq!((answer.status, answer.header("sec-websocket-protocol")), (101, None));
 }
 
 #[tokio::test]
-async fn a_token_in_the_query_is_taken_only_when_allowed() {
+async fn a_token_in_the_query_is_accepted_only_if_allowed() {
     for (allowed, status) in [(false, 401), (true, 101)] {
         let rig = rig(|config| config.signaling.allow_query_token = allowed).await;
         let line = format!("{PATH}?x=1&token={}", rig.token("phone"));
-        assert_eq!(rig.knock_at(&line, &UPGRADE).await.status, status);
+        assert_eq!(rig.upgrade_at(&line, &UPGRADE).await.status, status);
     }
 }
 
 #[tokio::test]
-async fn origins_are_held_against_the_list() {
+async fn origins_are_checked_against_the_list() {
     let listed = Origins::Listed(vec!["https://app.example".into()]);
     let rig = rig(|config| config.signaling.origins = listed).await;
     let bearer = format!("Authorization: Bearer {}", rig.token("phone"));
@@ -259,9 +259,9 @@ async fn origins_are_held_against_the_list() {
         [("https://app.example", 101), ("https://evil.example", 403), ("null", 403)]
     {
         let origin = format!("Origin: {origin}");
-        assert_eq!(rig.knock(&[&bearer, &origin]).await.status, status, "{origin}");
+        assert_eq!(rig.request_upgrade(&[&bearer, &origin]).await.status, status, "{origin}");
     }
-    assert_eq!(rig.knock(&[&bearer]).await.status, 101, "a native app sends no Origin");
+    assert_eq!(rig.request_upgrade(&[&bearer]).await.status, 101, "a native app sends no Origin");
 }
 
 #[tokio::test]
@@ -269,44 +269,44 @@ async fn too_many_handshakes_are_429() {
     let rare = Rate::new(2, Duration::from_hours(1));
     let rig = rig(|config| config.signaling.limits.handshakes = Some(rare)).await;
     for _ in 0..2 {
-        assert_eq!(rig.knock(&[]).await.status, 401);
+        assert_eq!(rig.request_upgrade(&[]).await.status, 401);
     }
-    let answer = rig.knock(&[]).await;
+    let answer = rig.request_upgrade(&[]).await;
     assert_eq!(answer.status, 429);
     assert!(answer.header("retry-after").unwrap().parse::<u64>().unwrap() > 0);
 }
 
 #[tokio::test]
-async fn a_full_server_and_one_without_its_store_are_503() {
+async fn a_full_server_and_a_server_without_its_store_answer_503() {
     let one = Limits { sockets: 1, handshakes: None, ..Limits::default() };
     let full = rig(|config| config.signaling.limits = one).await;
     let _phone = full.join("phone").await;
-    let answer = full.knock_with(&full.token("mac")).await;
+    let answer = full.upgrade_with_token(&full.token("mac")).await;
     assert_eq!((answer.status, answer.json()["code"].as_str()), (503, Some("overloaded")));
 
     let store = SqlitePairs::in_memory().await.unwrap();
     let rig = rig(|config| config.store = Arc::new(store.clone())).await;
     store.close().await;
-    let answer = rig.knock_with(&rig.token("phone")).await;
+    let answer = rig.upgrade_with_token(&rig.token("phone")).await;
     assert_eq!((answer.status, answer.json()["code"].as_str()), (503, Some("store-down")));
     assert!(answer.header("retry-after").is_some());
 }
 
 #[tokio::test]
-async fn a_slow_header_is_cut_off() {
+async fn a_slow_header_times_out() {
     let rig = rig(|config| config.header_within = Duration::from_millis(200)).await;
     let mut stream = TcpStream::connect(rig.server.local_addr()).await.unwrap();
     stream.write_all(b"GET /api/signal HTTP/1.1\r\nHost: localhost\r\n").await.unwrap();
     let mut answer = Vec::new();
     let read = timeout(HANG, stream.read_to_end(&mut answer)).await;
-    read.expect("the server waits for ever").unwrap();
+    read.expect("the server does not close the connection").unwrap();
     assert!(!answer.starts_with(b"HTTP/1.1 2"), "{}", String::from_utf8_lossy(&answer));
 }
 
 // The room.
 
 #[tokio::test]
-async fn hello_tells_the_role_and_each_hears_of_the_other() {
+async fn hello_contains_the_role_and_each_device_is_notified_of_the_other() {
     let rig = rig(|_| {}).await;
     let exp = unix_now() + 150;
     let (mut phone, hello) = rig.join_with(&rig.token_until("phone", "demo", exp), None).await;
@@ -330,7 +330,7 @@ async fn hello_tells_the_role_and_each_hears_of_the_other() {
 }
 
 #[tokio::test]
-async fn messages_are_relayed_to_the_letter_and_in_order() {
+async fn messages_are_relayed_unchanged_and_in_order() {
     let rig = rig(|_| {}).await;
     let (mut phone, mut mac) = both(&rig).await;
     let sent = [
@@ -353,7 +353,7 @@ async fn messages_are_relayed_to_the_letter_and_in_order() {
 }
 
 #[tokio::test]
-async fn state_is_relayed_where_hello_says_so_and_lost_on_an_absent_peer() {
+async fn state_is_announced_in_hello_and_dropped_without_a_peer() {
     let rig = rig(|_| {}).await;
     let (mut phone, hello) = rig.join_with(&rig.token("phone"), None).await;
     assert_eq!(hello["relays"], json!(["state"]));
@@ -364,7 +364,7 @@ async fn state_is_relayed_where_hello_says_so_and_lost_on_an_absent_peer() {
     assert_eq!(
         phone.receive().await["t"],
         "peer-joined",
-        "an absent peer is no error of the sender"
+        "an absent peer is not an error of the sender"
     );
     mac.send(r#"{"t":"state","pairId":"demo","connection":"dead"}"#).await;
     assert_eq!(mac.receive().await["code"], "malformed");
@@ -375,7 +375,7 @@ async fn state_is_relayed_where_hello_says_so_and_lost_on_an_absent_peer() {
 }
 
 #[tokio::test]
-async fn glare_is_relayed_both_ways() {
+async fn glare_is_relayed_in_both_directions() {
     let rig = rig(|_| {}).await;
     let (mut phone, mut mac) = both(&rig).await;
     phone.send(offer("of the phone")).await;
@@ -385,7 +385,7 @@ async fn glare_is_relayed_both_ways() {
 }
 
 #[tokio::test]
-async fn an_offer_is_held_for_a_peer_that_comes_later() {
+async fn an_offer_is_held_for_a_peer_that_joins_later() {
     let rig = rig(|_| {}).await;
     let mut phone = rig.join("phone").await;
     phone.send(offer("old")).await;
@@ -408,7 +408,7 @@ async fn an_offer_is_held_for_a_peer_that_comes_later() {
 }
 
 #[tokio::test]
-async fn nothing_is_held_for_an_offerer_that_left() {
+async fn a_held_offer_is_discarded_when_its_sender_leaves() {
     let rig = rig(|_| {}).await;
     let mut phone = rig.join("phone").await;
     phone.send(offer("gone")).await;
@@ -424,7 +424,7 @@ async fn nothing_is_held_for_an_offerer_that_left() {
 }
 
 #[tokio::test]
-async fn an_answer_to_nobody_is_an_error() {
+async fn an_answer_without_a_peer_is_an_error() {
     let rig = rig(|_| {}).await;
     let mut mac = rig.join("mac").await;
     mac.send(r#"{"t":"answer","pairId":"demo","sdp":"v=0"}"#).await;
@@ -440,7 +440,7 @@ async fn a_newer_socket_of_a_device_takes_over() {
     assert_eq!(mac.receive().await["reason"], "replaced");
     assert_eq!(mac.receive().await["connId"], hello["connId"]);
     assert_eq!(old.close_code().await, 4502);
-    // The old socket's end must not unseat the new one.
+    // The end of the old socket must not remove the new one.
     new.reaches(&mut mac).await;
     mac.reaches(&mut new).await;
 }
@@ -448,7 +448,7 @@ async fn a_newer_socket_of_a_device_takes_over() {
 // Messages.
 
 #[tokio::test]
-async fn another_pair_in_a_message_is_4501() {
+async fn a_message_for_another_pair_is_closed_with_4501() {
     for text in [
         r#"{"t":"offer","pairId":"other","sdp":"v=0"}"#,
         r#"{"t":"later","pairId":"other"}"#,
@@ -464,7 +464,7 @@ async fn another_pair_in_a_message_is_4501() {
 }
 
 #[tokio::test]
-async fn schema_errors_are_answered_and_then_4504() {
+async fn schema_errors_are_answered_and_then_closed_with_4504() {
     let wrong = [
         ("{", "malformed"),
         ("[]", "malformed"),
@@ -491,7 +491,7 @@ async fn schema_errors_are_answered_and_then_4504() {
             phone.send(*text).await;
             let error = phone.receive().await;
             assert_eq!((&error["t"], &error["code"]), (&json!("error"), &json!(code)), "{text}");
-            Message::parse(&error.to_string()).expect("the error is of the contract");
+            Message::parse(&error.to_string()).expect("the error conforms to the contract");
         }
         phone.reaches(&mut mac).await;
     }
@@ -505,7 +505,7 @@ async fn schema_errors_are_answered_and_then_4504() {
 }
 
 #[tokio::test]
-async fn binary_is_1003_and_bad_text_1007_and_bad_frames_1002() {
+async fn binary_is_1003_invalid_utf8_is_1007_and_invalid_frames_are_1002() {
     for (first, payload, code) in [
         (0x82_u8, &b"binary"[..], 1003),
         (0x81, b"\xff\xfe", 1007),
@@ -535,16 +535,16 @@ async fn more_than_64_kib_is_1009() {
         let largest = frame(MAX_MESSAGE_BYTES);
         phone.send(&largest).await;
         assert_eq!(mac.receive_text().await.len(), MAX_MESSAGE_BYTES);
-        // The server may close before all is written; what counts is that its reason arrives.
-        let _cut_off = phone.ws.send(Frame::text(frame(bytes))).await;
+        // The server may close before everything is written, but its close frame must arrive.
+        let _interrupted = phone.ws.send(Frame::text(frame(bytes))).await;
         assert_eq!(phone.close_code().await, 1009, "{bytes}");
     }
 }
 
-/// A parser that takes the first of two keys and one that takes the last read two messages: what is
-/// relayed unchanged must be read in one way only.
+/// Parsers differ in which of two duplicate keys they use. Messages are relayed unchanged, so all
+/// parsers must read them in the same manner.
 #[tokio::test]
-async fn keys_that_stand_twice_and_depths_without_end_reach_nobody() {
+async fn messages_with_duplicate_keys_or_deep_nesting_are_not_relayed() {
     let deep = |depth| {
         let (open, shut) = ("[".repeat(depth), "]".repeat(depth));
         format!(r#"{{"t":"offer","pairId":"demo","sdp":"deep","x":{open}{shut}}}"#)
@@ -586,7 +586,7 @@ async fn keys_that_stand_twice_and_depths_without_end_reach_nobody() {
         }
         phone.reaches(&mut mac).await;
     }
-    // Numbers of any size in what is not known are nobody's business here.
+    // Unknown members may contain numbers of any size.
     let rig = rig(|_| {}).await;
     let (mut phone, mut mac) = both(&rig).await;
     let text = r#"{"t":"offer","pairId":"demo","sdp":"a","x":18446744073709551615,"y":-9223372036854775808,"z":1e308}"#;
@@ -595,7 +595,7 @@ async fn keys_that_stand_twice_and_depths_without_end_reach_nobody() {
 }
 
 #[tokio::test]
-async fn fragments_make_a_message_until_they_are_a_flood() {
+async fn fragments_are_assembled_and_a_flood_of_them_is_closed_with_4004() {
     let rig = rig(|_| {}).await;
     let (mut phone, mut mac) = both(&rig).await;
     let text = offer("in pieces");
@@ -607,7 +607,7 @@ async fn fragments_make_a_message_until_they_are_a_flood() {
     }
     assert_eq!(mac.receive_text().await, text);
 
-    // `01 80 00000000`, then `00 80 00000000` again and again: not one message.
+    // `01 80 00000000`, then `00 80 00000000` repeatedly: no message is ever complete.
     phone.send_raw(0x01, b"").await;
     let empty = [0x00, 0x80, 0, 0, 0, 0].repeat(1000);
     for _ in 0..20 {
@@ -615,27 +615,27 @@ async fn fragments_make_a_message_until_they_are_a_flood() {
             break;
         }
     }
-    let (code, told) = phone.ending().await;
+    let (code, messages) = phone.ending().await;
     assert_eq!(code, 4004);
-    assert!(told.iter().any(|message| message["code"] == "rate-limited"), "{told:?}");
+    assert!(messages.iter().any(|message| message["code"] == "rate-limited"), "{messages:?}");
     assert_eq!(rig.closed("4004"), 1);
     assert_eq!(mac.receive().await["t"], "peer-left");
 }
 
 #[tokio::test]
-async fn pings_and_pongs_are_a_flood_as_well() {
+async fn a_flood_of_pings_or_pongs_is_closed_with_4004() {
     for opcode in [0x89, 0x8a] {
         let rig = rig(|_| {}).await;
         let mut phone = rig.join("phone").await;
         let frames = [opcode, 0x80, 0, 0, 0, 0].repeat(300);
-        // It may be closed before all is written.
+        // The server may close the socket before everything is written.
         let _ = phone.ws.get_mut().write_all(&frames).await;
         assert_eq!(phone.close_code().await, 4004, "{opcode:x}");
     }
 }
 
 #[tokio::test]
-async fn a_flood_is_warned_and_then_4004() {
+async fn a_flood_is_answered_with_errors_and_then_closed_with_4004() {
     let rig = rig(|_| {}).await;
     let (mut phone, mut mac) = both(&rig).await;
     for number in 0..400 {
@@ -646,13 +646,13 @@ async fn a_flood_is_warned_and_then_4004() {
     }
     let (code, errors) = phone.ending().await;
     assert_eq!(code, 4004);
-    assert!(errors.len() >= 10, "{} warnings", errors.len());
+    assert!(errors.len() >= 10, "{} errors", errors.len());
     assert!(errors.iter().all(|error| error["code"] == "rate-limited"));
     let mut relayed = 0;
     while mac.receive().await["t"] == "ice" {
         relayed += 1;
     }
-    assert!(relayed >= 100, "the burst of 100 is relayed, not only {relayed}");
+    assert!(relayed >= 100, "only {relayed} messages of the burst of 100 were relayed");
 }
 
 #[tokio::test]
@@ -670,7 +670,7 @@ async fn a_burst_of_100_reaches_a_peer_that_reads() {
 }
 
 #[tokio::test]
-async fn a_slow_peer_is_4003_and_the_sender_does_not_notice() {
+async fn a_slow_peer_is_closed_with_4003_without_affecting_the_sender() {
     let rig = rig(|config| {
         config.signaling.limits.messages = Rate::new(1_000_000, Duration::from_millis(1));
         config.signaling.timings.close_within = HANG;
@@ -688,7 +688,7 @@ async fn a_slow_peer_is_4003_and_the_sender_does_not_notice() {
     };
     assert!(left.to_text().unwrap().contains("peer-left"), "{left:?}");
     let mut mac_again = rig.join("mac").await;
-    // Answers still under way found nobody, or find the new socket.
+    // Answers still in transit were dropped, or reach the new socket.
     while phone.receive().await["t"] != "peer-joined" {}
     let marker = offer("after the slow one");
     phone.send(&marker).await;
@@ -699,7 +699,7 @@ async fn a_slow_peer_is_4003_and_the_sender_does_not_notice() {
 // Time.
 
 #[tokio::test]
-async fn a_dead_peer_is_4002_and_a_live_one_stays() {
+async fn a_dead_peer_is_closed_with_4002_and_a_live_one_is_not() {
     let rig = rig(|config| {
         config.signaling.timings = Timings {
             ping_every: Duration::from_millis(50),
@@ -710,7 +710,7 @@ async fn a_dead_peer_is_4002_and_a_live_one_stays() {
     })
     .await;
     let (mut phone, mut mac) = both(&rig).await;
-    // A client answers pings while it reads, and the Mac does not read.
+    // A client answers pings only while it reads, and the Mac does not read.
     assert_eq!(phone.receive().await["reason"], "timeout");
     assert_eq!(mac.close_code().await, 4002);
     let mut mac = rig.join("mac").await;
@@ -718,10 +718,10 @@ async fn a_dead_peer_is_4002_and_a_live_one_stays() {
 }
 
 #[tokio::test]
-async fn an_expired_token_is_4001_after_the_grace() {
+async fn an_expired_token_is_4001_after_the_grace_period() {
     let rig = rig(|config| config.signaling.timings.expiry_grace = Duration::ZERO).await;
     let mut phone = rig.join("phone").await;
-    // Within the leeway: taken at the handshake, and at the end of its grace at once.
+    // Within the leeway: accepted in the handshake, but the grace period ends immediately.
     let late = rig.token_until("mac", "demo", unix_now() - 1);
     let (mut mac, _) = rig.join_with(&late, None).await;
     assert_eq!(mac.close_code().await, 4001);
@@ -763,7 +763,7 @@ async fn a_fresh_token_renews_a_live_socket() {
 }
 
 #[tokio::test]
-async fn a_bad_fresh_token_is_4500() {
+async fn a_fresh_token_that_is_not_valid_is_4500() {
     let rig = rig(|_| {}).await;
     let now = unix_now();
     for token in [
@@ -790,11 +790,11 @@ async fn a_revoked_pair_is_4503_on_both_sockets() {
         assert_eq!(messages.len(), 1);
         assert_eq!(messages[0]["reason"], "revoked");
     }
-    assert_eq!(rig.knock_with(&rig.token("phone")).await.status, 403);
+    assert_eq!(rig.upgrade_with_token(&rig.token("phone")).await.status, 403);
 }
 
 #[tokio::test]
-async fn a_restart_is_1012_and_new_sockets_are_503_meanwhile() {
+async fn during_a_restart_sockets_are_closed_with_1012_and_new_ones_get_503() {
     let rig = rig(|config| config.signaling.timings.close_within = HANG).await;
     let mut phone = rig.join("phone").await;
     let (token, addr) = (rig.token("mac"), rig.server.local_addr());
@@ -812,12 +812,12 @@ async fn a_restart_is_1012_and_new_sockets_are_503_meanwhile() {
     }
     assert_eq!(phone.close_code().await, 1012);
     timeout(HANG, stopping).await.expect("the server does not stop").unwrap();
-    assert!(TcpStream::connect(addr).await.is_err(), "nothing listens any more");
+    assert!(TcpStream::connect(addr).await.is_err(), "the server no longer listens");
 }
 
-/// The drain takes every free place: a handshake that was under way finds none, and learns why.
+/// The drain takes every free slot, so a concurrent handshake fails with the code `draining`.
 #[tokio::test]
-async fn a_drain_that_begins_during_a_handshake_is_said_in_its_answer() {
+async fn a_drain_that_starts_during_a_handshake_is_reported_in_its_response() {
     let slow = Slow::new(1, 1000).await;
     slow.insert(&Pair::active("demo", "user", "phone", "mac", 7)).await.unwrap();
     let rig = rig(|config| {
@@ -834,7 +834,7 @@ async fn a_drain_that_begins_during_a_handshake_is_said_in_its_answer() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let stopping = tokio::spawn(rig.server.shutdown());
-        // Lets the drain begin.
+        // Lets the drain start.
         tokio::time::sleep(Duration::from_millis(50)).await;
         slow.pair.gate.add_permits(1);
         stopping.abort_handle()
@@ -845,7 +845,7 @@ async fn a_drain_that_begins_during_a_handshake_is_said_in_its_answer() {
 }
 
 #[tokio::test]
-async fn a_dropped_server_lets_go_of_its_sockets() {
+async fn a_dropped_server_closes_its_sockets() {
     let rig = rig(|_| {}).await;
     let mut phone = rig.join("phone").await;
     drop(rig.server);
@@ -853,7 +853,7 @@ async fn a_dropped_server_lets_go_of_its_sockets() {
 }
 
 #[tokio::test]
-async fn a_broken_connection_is_told_to_the_peer() {
+async fn a_broken_connection_is_reported_to_the_peer() {
     let rig = rig(|_| {}).await;
     let (phone, mut mac) = both(&rig).await;
     drop(phone);
@@ -875,5 +875,5 @@ async fn a_broken_connection_is_told_to_the_peer() {
     while rig.server.signaling().sockets() > 0 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(rig.server.signaling().rooms(), 0, "an empty room is forgotten");
+    assert_eq!(rig.server.signaling().rooms(), 0, "an empty room is removed");
 }

@@ -244,7 +244,7 @@ fn refused(status: u16, retry_after: Option<Duration>, clock_skew: Option<f64>) 
         ),
         403 => "check that the device belongs to the active pair named in the token".into(),
         404 => "check the path of the signaling URL: it is /api/signal".into(),
-        426 => "check for a proxy on the path that removes the WebSocket upgrade".into(),
+        426 => "check the proxies on the path: one of them removes the WebSocket upgrade".into(),
         429 => retry_after.map_or_else(
             || "wait before connecting again".into(),
             |after| format!("wait {} s before connecting again", after.as_secs()),

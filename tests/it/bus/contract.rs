@@ -1,5 +1,5 @@
-//! What the contract says of a room, letter by letter, with the phone on one node and the Mac on
-//! another. The nodes are in this process, so that a test can set their limits.
+//! The contract's rules for a room, with the phone on one node and the Mac on another. The nodes
+//! run in this process, so that tests can set their limits.
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,7 +38,7 @@ struct Nodes {
 }
 
 impl Nodes {
-    /// Two nodes with one store, changed by `change`.
+    /// Starts two nodes that share a store, with configurations adjusted by `change`.
     async fn two(change: impl Fn(&mut ServerConfig)) -> Self {
         Self::with_prefixes(["orion:", "orion:"], change).await
     }
@@ -65,11 +65,11 @@ impl Nodes {
         self.join_with(node, device, None).await.0
     }
 
-    /// Joins; returns the `hello`, too.
+    /// Joins, and also returns the `hello`.
     async fn join_with(&self, node: usize, device: &str, buffer: Option<u32>) -> (Client, Value) {
         let mut client = self.open(node, device, buffer).await;
         let hello = client.receive().await;
-        assert_eq!(hello["t"], "hello", "hello comes first");
+        assert_eq!(hello["t"], "hello", "hello is the first message");
         (client, hello)
     }
 
@@ -101,7 +101,7 @@ struct Client(WebSocketStream<TcpStream>);
 impl Client {
     async fn receive_text(&mut self) -> String {
         loop {
-            match timeout(HANG, self.0.next()).await.expect("nothing comes") {
+            match timeout(HANG, self.0.next()).await.expect("nothing arrives") {
                 Some(Ok(Frame::Text(text))) => return text.to_string(),
                 Some(Ok(Frame::Ping(_) | Frame::Pong(_))) => {}
                 other => panic!("a message was expected, not {other:?}"),
@@ -113,11 +113,11 @@ impl Client {
         serde_json::from_str(&self.receive_text().await).unwrap()
     }
 
-    /// Reads to the close frame; returns its code and the `t`s before it.
+    /// Reads up to the close frame; returns its code and the messages before it.
     async fn ending(&mut self) -> (u16, Vec<Value>) {
         let mut messages = Vec::new();
         loop {
-            match timeout(HANG, self.0.next()).await.expect("nothing comes") {
+            match timeout(HANG, self.0.next()).await.expect("nothing arrives") {
                 Some(Ok(Frame::Close(Some(frame)))) => return (frame.code.into(), messages),
                 Some(Ok(Frame::Text(text))) => messages.push(serde_json::from_str(&text).unwrap()),
                 Some(Ok(_)) => {}
@@ -141,7 +141,7 @@ fn candidate(number: usize) -> String {
 }
 
 #[tokio::test]
-async fn hello_and_departures_tell_what_they_tell_on_one_node() {
+async fn hello_and_peer_left_are_the_same_as_on_one_node() {
     let nodes = Nodes::two(|_| {}).await;
     let (mut phone, hello) = nodes.join_with(0, "phone", None).await;
     assert_eq!((&hello["polite"], &hello["peerPresent"]), (&json!(false), &json!(false)));
@@ -151,7 +151,7 @@ async fn hello_and_departures_tell_what_they_tell_on_one_node() {
     assert_eq!((&joined["t"], &joined["deviceId"]), (&json!("peer-joined"), &json!("mac")));
     assert_eq!(joined["connId"], hello["connId"]);
 
-    // The same device again, on the phone's own node.
+    // The Mac connects again, on the phone's node.
     let (mut newer, hello) = nodes.join_with(0, "mac", None).await;
     assert_eq!(hello["peerPresent"], true);
     assert_eq!(mac.ending().await, (4502, vec![]));
@@ -162,7 +162,7 @@ async fn hello_and_departures_tell_what_they_tell_on_one_node() {
     newer.send(offer("here")).await;
     assert_eq!(phone.receive_text().await, offer("here"));
 
-    // And away again, to the other node, with the room going on.
+    // The Mac moves back to the other node, and the room continues.
     let mut third = nodes.join(1, "mac").await;
     assert_eq!(newer.ending().await.0, 4502);
     for t in ["peer-left", "peer-joined"] {
@@ -176,7 +176,7 @@ async fn hello_and_departures_tell_what_they_tell_on_one_node() {
 }
 
 #[tokio::test]
-async fn texts_arrive_to_the_letter_and_in_order_and_glare_is_relayed() {
+async fn texts_arrive_unchanged_and_in_order_and_glare_is_relayed() {
     let nodes = Nodes::two(|_| {}).await;
     let (mut phone, mut mac) = nodes.both().await;
     let odd = "{ \"pairId\":\"demo\",\n\t\"t\":\"offer\",\"sdp\":\"v=0\\r\\n\u{1f980}\", \"later\":[1,2]}\n\n";
@@ -195,7 +195,7 @@ async fn texts_arrive_to_the_letter_and_in_order_and_glare_is_relayed() {
 async fn a_burst_reaches_a_peer_that_reads() {
     let nodes = Nodes::two(|_| {}).await;
     let (mut phone, mut mac) = nodes.both().await;
-    // As much as a socket may send at once, all on one thread.
+    // Almost the burst that a socket may send, all on one thread.
     for number in 0..95 {
         phone.send(candidate(number)).await;
     }
@@ -227,7 +227,7 @@ async fn the_latest_offer_and_64_candidates_are_held_for_the_other_node() {
 }
 
 #[tokio::test]
-async fn a_slow_peer_on_another_node_is_4003_and_the_sender_does_not_notice() {
+async fn a_slow_peer_on_another_node_is_closed_with_4003_without_affecting_the_sender() {
     let nodes = Nodes::two(|config| {
         config.signaling.limits.messages.burst = 10_000.try_into().unwrap();
     })
@@ -237,7 +237,7 @@ async fn a_slow_peer_on_another_node_is_4003_and_the_sender_does_not_notice() {
     assert_eq!(phone.receive().await["t"], "peer-joined");
     let large = offer(&"x".repeat(60 * 1024));
     let left = loop {
-        // The Mac reads nothing; the phone sends until it is told.
+        // The Mac reads nothing; the phone sends until it receives a message.
         phone.send(&large).await;
         if let Ok(text) = timeout(Duration::from_millis(5), phone.receive_text()).await {
             break text;
@@ -251,12 +251,12 @@ async fn a_slow_peer_on_another_node_is_4003_and_the_sender_does_not_notice() {
 }
 
 #[tokio::test]
-async fn a_revoked_pair_ends_on_both_nodes_when_one_finds_out() {
+async fn a_revocation_detected_by_one_node_closes_the_sockets_on_both() {
     let first = std::sync::atomic::AtomicBool::new(true);
     let nodes = Nodes::two(|config| {
-        // Only the first node looks in time.
-        let soon = first.swap(false, std::sync::atomic::Ordering::Relaxed);
-        let poll = if soon { Duration::from_millis(100) } else { Duration::from_hours(1) };
+        // Only the first node polls during the test.
+        let is_first = first.swap(false, std::sync::atomic::Ordering::Relaxed);
+        let poll = if is_first { Duration::from_millis(100) } else { Duration::from_hours(1) };
         config.signaling.timings.revocation_poll = poll;
     })
     .await;
@@ -271,7 +271,7 @@ async fn a_revoked_pair_ends_on_both_nodes_when_one_finds_out() {
 }
 
 #[tokio::test]
-async fn deployments_with_prefixes_of_their_own_do_not_meet() {
+async fn deployments_with_different_prefixes_are_separate() {
     let nodes = Nodes::with_prefixes(["one:", "two:"], |_| {}).await;
     let mut phone = nodes.join(0, "phone").await;
     let (_mac, hello) = nodes.join_with(1, "mac", None).await;
@@ -283,7 +283,7 @@ async fn deployments_with_prefixes_of_their_own_do_not_meet() {
     assert!(keys.contains("one:pair:{demo}:ios") && keys.contains("two:pair:{demo}:mac"), "{keys}");
 }
 
-/// A message that the bus lost: Redis does not, but what stands before it may.
+/// Redis does not lose messages, but a proxy in front of it may.
 #[tokio::test]
 async fn a_gap_in_the_messages_closes_the_receiver_with_1012() {
     let nodes = Nodes::two(|_| {}).await;
@@ -303,23 +303,23 @@ async fn a_gap_in_the_messages_closes_the_receiver_with_1012() {
         phones[1], macs[1]
     );
     let quoted = envelope.replace('"', "\\\"");
-    let told = nodes.redis.ask(&format!("PUBLISH orion:node:{} \"{quoted}\"", macs[0]));
-    assert!(told.starts_with(":1"), "{told}");
+    let reply = nodes.redis.ask(&format!("PUBLISH orion:node:{} \"{quoted}\"", macs[0]));
+    assert!(reply.starts_with(":1"), "{reply}");
     assert_eq!(mac.ending().await, (1012, vec![]));
     assert_eq!(phone.receive().await["t"], "peer-left");
     let (_, counters) = nodes.servers[1].signaling().bus().unwrap();
     assert_eq!(counters.closed.get("gap"), 1);
 }
 
-/// A claim that was held up must not end the socket that the device has elsewhere by now.
+/// A delayed claim must not close a newer socket of the device on another node.
 #[tokio::test]
-async fn a_claim_that_comes_late_is_refused_with_1012() {
+async fn a_late_claim_is_rejected_with_1012() {
     let nodes = Nodes::two(|_| {}).await;
-    // As if a socket had come a long time after this one.
+    // Simulates a socket that arrived long after this one.
     let key = "orion:pair:{demo}:ios";
     nodes.redis.ask(&format!("HSET {key} node n conn newer device phone epoch 8000000000000000"));
     let mut phone = nodes.open(0, "phone", None).await;
-    assert_eq!(phone.ending().await, (1012, vec![]), "it may come again, unlike after 4502");
+    assert_eq!(phone.ending().await, (1012, vec![]), "the client may reconnect, unlike after 4502");
     assert!(nodes.redis.ask(&format!("HGET {key} conn")).contains("newer"));
     let (_, counters) = nodes.servers[0].signaling().bus().unwrap();
     assert_eq!(counters.closed.get("late"), 1);

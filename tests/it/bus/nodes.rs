@@ -1,4 +1,4 @@
-//! A real Redis, real `serve` processes around it, and a load balancer in front of them.
+//! A real Redis, real `serve` processes connected to it, and a load balancer in front of them.
 
 use std::{
     net::{SocketAddr, TcpListener as StdListener},
@@ -21,44 +21,44 @@ use tokio::{
 
 use crate::run::{HANG, Running, start};
 
-/// Signs the tokens of every node.
+/// Secret that signs the tokens for all nodes.
 pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
-/// A port that was free a moment ago.
+/// A port that is currently free.
 fn free_port() -> u16 {
     StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// A Redis of this test, with nothing kept on disk.
+/// A Redis process of one test, without persistence.
 pub struct Redis {
     child: Child,
-    /// Its port of loopback.
+    /// Its port on loopback.
     pub port: u16,
-    more: Vec<String>,
+    arguments: Vec<String>,
 }
 
 impl Redis {
-    /// Starts it, with more words of its command line.
-    pub fn start(more: &[&str]) -> Self {
+    /// Starts it with additional arguments.
+    pub fn start(arguments: &[&str]) -> Self {
         let port = free_port();
-        Self::on(port, &[&["--port", &port.to_string()], more].concat())
+        Self::on(port, &[&["--port", &port.to_string()], arguments].concat())
     }
 
-    /// Starts one with TLS only.
-    pub fn with_tls(more: &[&str]) -> Self {
+    /// Starts it with TLS only, and with additional arguments.
+    pub fn with_tls(arguments: &[&str]) -> Self {
         let port = free_port();
-        Self::on(port, &[&["--port", "0", "--tls-port", &port.to_string()], more].concat())
+        Self::on(port, &[&["--port", "0", "--tls-port", &port.to_string()], arguments].concat())
     }
 
-    fn on(port: u16, more: &[&str]) -> Self {
-        let more: Vec<String> = more.iter().map(|&word| word.to_owned()).collect();
-        Self { child: Self::spawn(port, &more), port, more }
+    fn on(port: u16, arguments: &[&str]) -> Self {
+        let arguments: Vec<String> = arguments.iter().map(|&word| word.to_owned()).collect();
+        Self { child: Self::spawn(port, &arguments), port, arguments }
     }
 
-    fn spawn(port: u16, more: &[String]) -> Child {
+    fn spawn(port: u16, arguments: &[String]) -> Child {
         let mut child = Command::new("redis-server")
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", "/"])
-            .args(more)
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -74,29 +74,27 @@ impl Redis {
         panic!("redis-server does not listen on port {port}");
     }
 
-    /// Its URL.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
     }
 
-    /// Kills it; all leases are lost.
+    /// Kills the process; all leases are lost.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Starts it again, empty.
+    /// Starts the process again, without any data.
     pub fn again(&mut self) {
-        self.child = Self::spawn(self.port, &self.more);
+        self.child = Self::spawn(self.port, &self.arguments);
     }
 
-    /// What it answers to a command without spaces in its words.
+    /// The reply to a command whose arguments contain no spaces.
     pub fn ask(&self, words: &str) -> String {
         use std::io::{Read, Write};
         let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.port)).unwrap();
@@ -109,7 +107,7 @@ impl Redis {
 
 impl Drop for Redis {
     fn drop(&mut self) {
-        // An error says that it has ended.
+        // Fails only if the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -122,18 +120,18 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts one with the pair `demo`, whose pairs are in `dir`.
-    pub fn start(dir: &Path, bus: &str, more: &[&str]) -> Self {
+    /// Starts a node with the pair `demo` and its pair store in `dir`.
+    pub fn start(dir: &Path, bus: &str, arguments: &[&str]) -> Self {
         let words = ["serve", "--json", "--listen", "127.0.0.1:0", "--no-turn", "--bus", bus];
         let pairs = ["--jwt-secret", SECRET, "--db", "pairs.db", "--add-pair", "demo:phone:mac:u"];
-        let process = start(dir, &[&words[..], &pairs, more].concat());
+        let process = start(dir, &[&words[..], &pairs, arguments].concat());
         let listening = process.event("listening", 1);
         let address = listening["address"].as_str().unwrap().parse().unwrap();
         Self { process, address }
     }
 }
 
-/// Forwards each connection to the first node of a list that takes it, as a load balancer does.
+/// Forwards each connection to the first node of a list that accepts it, like a load balancer.
 pub struct Balancer {
     pub address: SocketAddr,
     targets: Arc<Mutex<Vec<SocketAddr>>>,
@@ -151,12 +149,12 @@ impl Balancer {
         Self { address, targets, frozen, task }
     }
 
-    /// Holds up all that goes through, or lets it go on.
+    /// Pauses or resumes forwarding.
     pub fn freeze(&self, frozen: bool) {
         self.frozen.send_replace(frozen);
     }
 
-    /// From now on.
+    /// Sets the targets of new connections.
     pub fn direct(&self, targets: Vec<SocketAddr>) {
         *self.targets.lock().unwrap() = targets;
     }
@@ -194,7 +192,7 @@ async fn accept(
     }
 }
 
-/// Copies to the end of either.
+/// Copies until either connection ends.
 async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut frozen: watch::Receiver<bool>) {
     let mut buffer = vec![0; 16 * 1024];
     loop {

@@ -1,5 +1,5 @@
-//! The two devices, on the real signaling client: the phone offers on every new room, the Mac
-//! answers, and both know whether they are connected.
+//! The two devices, with the real signaling client: the phone sends an offer in every new room, the
+//! Mac answers, and both track whether they are connected.
 
 use std::{
     sync::{Arc, Mutex},
@@ -24,10 +24,10 @@ use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
 use super::nodes::{Balancer, SECRET};
 
-/// A room that is not whole after this long will never be: longer than a lease and its renewal.
+/// Timeout for two devices to connect: longer than a lease and its renewal.
 const SETTLED_WITHIN: Duration = Duration::from_mins(1);
 
-/// A token of `device` that is good for long enough.
+/// A token of `device` that outlasts the test.
 pub fn token(device: &str) -> String {
     let keys = SigningKeys::new(vec![Key::from_secret_or_pem(&Secret::from(SECRET)).unwrap()]);
     let claims = Claims {
@@ -43,32 +43,31 @@ pub fn token(device: &str) -> String {
     mint(&keys.unwrap(), &claims).unwrap()
 }
 
-/// What a device knows.
+/// The state of a device.
 #[derive(Debug, Default, Clone)]
 pub struct Known {
     /// Its socket.
     pub conn: Option<ConnId>,
-    /// The other device's socket, when it was told by `peer-joined`.
+    /// The other device's socket, if announced by `peer-joined`.
     pub peer: Option<ConnId>,
-    /// Whether the other device is there.
+    /// Whether the other device is present.
     pub present: bool,
-    /// Number of the latest offer it sent or got on this socket.
+    /// Number of the latest offer sent or received on this socket.
     pub offer: usize,
-    /// Number of the latest answer it sent or got on this socket.
+    /// Number of the latest answer sent or received on this socket.
     pub answer: usize,
-    /// Candidates it got after that.
+    /// Number of candidates received since the latest offer.
     pub candidates: usize,
-    /// Why the other device left, each time.
+    /// Reasons of the `peer-left` messages.
     pub left: Vec<LeaveReason>,
     /// Close codes of its sockets.
     pub codes: Vec<Option<u16>>,
-    /// Whether the other device said bye.
+    /// Whether the other device sent bye.
     pub bye: bool,
-    /// Why the client gave up.
+    /// Reason that the client ended.
     pub closed: Option<String>,
 }
 
-/// A device.
 pub struct Device {
     pub balancer: Balancer,
     pub handle: ClientHandle,
@@ -83,7 +82,7 @@ impl Drop for Device {
 }
 
 impl Device {
-    /// Connects, by a load balancer of its own.
+    /// Connects through a load balancer of its own.
     pub async fn start(device: &'static str, targets: Vec<std::net::SocketAddr>) -> Self {
         let balancer = Balancer::to(targets).await;
         let tokens = Arc::new(StaticToken::new(&token(device)).unwrap());
@@ -96,26 +95,26 @@ impl Device {
             ..ClientConfig::new(format!("ws://{}", balancer.address), tokens)
         };
         let (handle, mut events) = connect(config);
-        let (say, known) = watch::channel(Known::default());
+        let (state, known) = watch::channel(Known::default());
         let sender = handle.clone();
         let task = tokio::spawn(async move {
-            // Grows over all sockets, so that an answer to an older offer is told apart.
+            // Continues over all sockets, so that answers to older offers can be recognized.
             let offers = Mutex::new(0);
             while let Some(event) = events.recv().await {
-                say.send_modify(|known| happened(device, known, event, &sender, &offers));
+                state.send_modify(|known| handle_event(device, known, event, &sender, &offers));
             }
         });
         Self { balancer, handle, known, task }
     }
 
-    /// Waits until `what` holds.
+    /// Waits until `holds` returns true; `what` names the condition in the panic message.
     pub async fn wait(&mut self, what: &str, holds: impl Fn(&Known) -> bool) -> Known {
-        let told = timeout(SETTLED_WITHIN, self.known.wait_for(holds)).await;
-        if let Ok(Ok(known)) = told {
+        let result = timeout(SETTLED_WITHIN, self.known.wait_for(holds)).await;
+        if let Ok(Ok(known)) = result {
             return known.clone();
         }
-        drop(told);
-        panic!("{what} never happened: {:?}", self.now());
+        drop(result);
+        panic!("timeout waiting for {what}: {:?}", self.now());
     }
 
     pub fn now(&self) -> Known {
@@ -123,7 +122,7 @@ impl Device {
     }
 }
 
-fn happened(
+fn handle_event(
     device: &str,
     known: &mut Known,
     event: ClientEvent,
@@ -185,10 +184,10 @@ fn happened(
     }
 }
 
-/// Waits until both are in one room and have negotiated in it: the phone's latest offer reached the
-/// Mac's present socket, the answer came back, and each side's candidates, too.
+/// Waits until both devices are in one room and have negotiated in it: the phone's latest offer
+/// reached the Mac's current socket, and the answer and the candidates of both were delivered.
 pub async fn connected(phone: &mut Device, mac: &mut Device, when: &str) {
-    let whole = |phone: &Known, mac: &Known| {
+    let complete = |phone: &Known, mac: &Known| {
         phone.offer > 0
             && phone.answer == phone.offer
             && mac.offer == phone.offer
@@ -200,7 +199,7 @@ pub async fn connected(phone: &mut Device, mac: &mut Device, when: &str) {
             && mac.peer.as_ref().is_none_or(|peer| Some(peer) == phone.conn.as_ref())
     };
     let settle = async {
-        while !whole(&phone.now(), &mac.now()) {
+        while !complete(&phone.now(), &mac.now()) {
             tokio::select! {
                 changed = phone.known.changed() => changed.unwrap(),
                 changed = mac.known.changed() => changed.unwrap(),
@@ -208,5 +207,5 @@ pub async fn connected(phone: &mut Device, mac: &mut Device, when: &str) {
         }
     };
     let settled = timeout(SETTLED_WITHIN, settle).await;
-    assert!(settled.is_ok(), "{when}: a half room\n{:?}\n{:?}", phone.now(), mac.now());
+    assert!(settled.is_ok(), "{when}: not connected\n{:?}\n{:?}", phone.now(), mac.now());
 }
