@@ -16,7 +16,7 @@ impl Allowance {
         Self { capacity: capacity.into(), per_second, left: capacity.into(), filled: None }
     }
 
-    /// Takes one token, if any is left.
+    /// Takes one token; false if none is left.
     pub(super) fn take(&mut self, now: Instant) -> bool {
         let before = self.filled.replace(now).unwrap_or(now);
         let gained = now.saturating_duration_since(before).as_secs_f64() * self.per_second;

@@ -1,12 +1,13 @@
-//! RTP packets to access units (RFC 6184 §5): reorders, joins, and detects when one is complete.
+//! Assembles access units from RTP packets (RFC 6184 §5): reorders and joins the packets, and detects when a unit is
+//! complete.
 //!
 //! Sans-IO: packets and the time go in, [`Assembled`] values come out. An access unit is complete as soon as its
 //! first packet, its marker packet (RFC 3550 §5.1) and all packets between have arrived; it does not wait for the
-//! next picture, which may be seconds away. A first packet is recognized by following the end of the previous
-//! access unit, or by containing an SPS or an access unit delimiter; before anything was received, also by
-//! containing the first macroblock of a non-IDR picture.
+//! next picture, which may be seconds away. A packet counts as the first one if it directly follows the previous
+//! access unit, or contains an SPS or an access unit delimiter; if nothing has been received yet, also if it contains
+//! the first macroblock of a non-IDR picture.
 //!
-//! Some senders never set the marker. Then an access unit ends where the next one begins, or after a period without
+//! Some senders never set the marker. Their access units end where the next one begins, or after a period without
 //! further packets; in a stream that has markers, silence means loss.
 //!
 //! Sequence numbers alone determine the order. A timestamp only shows which packets belong together: between two
@@ -32,13 +33,13 @@ use crate::{
     },
 };
 
-/// Access units kept open at a time; beyond that the oldest is abandoned.
+/// Maximum number of open access units; beyond that, the oldest is abandoned.
 const MAX_OPEN: usize = 16;
 
-/// Finished access units remembered, so that their late packets do not open them again.
+/// Maximum number of finished access units remembered, so that late packets do not reopen them.
 const MAX_CLOSED: usize = 64;
 
-/// Sequence numbers of padding remembered.
+/// Maximum number of padding packets whose sequence numbers are remembered.
 const MAX_PADDING: usize = 1024;
 
 /// Maximum number of packets kept for one access unit: about 20 MB of payload.
@@ -48,7 +49,7 @@ const MAX_PACKETS: usize = 16 * 1024;
 /// reordered packets have arrived by then.
 const LOST_AFTER: Duration = Duration::from_millis(100);
 
-/// Cost of a kept packet in addition to its payload, bytes: the struct, its map entry, its allocation.
+/// Memory used by a kept packet in addition to its payload, bytes: the struct, its map entry and its allocation.
 const PACKET_OVERHEAD: usize = 192;
 
 /// One received RTP packet, decrypted.
@@ -64,7 +65,7 @@ pub struct RtpPacket {
     pub payload: Bytes,
     /// When it was read from the socket.
     pub arrived: Instant,
-    /// Whether it had been requested again.
+    /// Whether its retransmission had been requested.
     pub retransmitted: bool,
 }
 
@@ -86,7 +87,7 @@ pub struct WholeAccessUnit {
     pub timestamp: u32,
     /// Number of RTP packets it arrived in.
     pub packets: u32,
-    /// Number of these that had been requested again.
+    /// Number of these whose retransmission had been requested.
     pub retransmitted: u32,
     /// Arrival of the first packet.
     pub first_packet: Instant,
@@ -135,7 +136,7 @@ pub enum BrokenReason {
 }
 
 impl BrokenReason {
-    /// For messages and JSON.
+    /// The reason as text, for messages and JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -148,7 +149,7 @@ impl BrokenReason {
 }
 
 impl RtpPacket {
-    /// Memory it takes while it is kept, bytes.
+    /// Memory used while the packet is kept, bytes.
     fn cost(&self) -> usize {
         self.payload.len() + PACKET_OVERHEAD
     }
@@ -184,7 +185,7 @@ struct ClosedUnit {
     ended: bool,
 }
 
-/// Joins the packets of one RTP stream.
+/// Assembles the access units of one RTP stream.
 pub struct Assembler {
     /// How long an incomplete access unit may wait for its next packet.
     patience: Duration,
@@ -192,16 +193,16 @@ pub struct Assembler {
     newest: Option<u64>,
     /// Extended sequence number right after the last access unit whose end was seen.
     expected: Option<u64>,
-    /// Extended sequence numbers of padding from `expected` on.
+    /// Extended sequence numbers of padding at or after `expected`.
     padding: BTreeSet<u64>,
     open: Vec<OpenUnit>,
     /// By the extended sequence number of the last packet that arrived.
     closed: BTreeMap<u64, ClosedUnit>,
     /// Size of the packets in `open`, bytes.
     held: usize,
-    /// Whether any packet had the marker bit.
+    /// Whether any packet so far had the marker bit.
     marked: bool,
-    /// Whether an IDR picture may arrive without its parameter sets, because they are known.
+    /// Whether IDR pictures may come without parameter sets, because these are already known.
     bare: bool,
     /// Whether the peer retransmits packets.
     repaired: bool,
@@ -225,7 +226,7 @@ impl Assembler {
         }
     }
 
-    /// Sets whether lost packets are retransmitted. If not, an access unit that lacks one is abandoned quickly.
+    /// Sets whether lost packets are retransmitted. If not, an access unit that lacks a packet is abandoned quickly.
     pub(super) fn set_repaired(&mut self, repaired: bool) {
         self.repaired = repaired;
     }
@@ -241,7 +242,7 @@ impl Assembler {
         self.held
     }
 
-    /// Takes one packet, in any order, including duplicates.
+    /// Processes one packet; packets may arrive out of order or more than once.
     pub fn push(&mut self, packet: RtpPacket) -> Vec<Assembled> {
         let sequence = extend_sequence(&mut self.newest, packet.sequence);
         self.marked |= packet.marker;
@@ -281,14 +282,14 @@ impl Assembler {
         })
     }
 
-    /// Abandons the oldest access unit, because too much is kept.
+    /// Abandons the oldest access unit, to limit memory use.
     pub(super) fn shed(&mut self) -> Option<Assembled> {
         let oldest = (0..self.open.len()).min_by_key(|&index| self.open[index].first())?;
         Some(self.abandon(oldest, BrokenReason::Overflow))
     }
 
-    /// Padding between access units (libwebrtc's probing) takes a sequence number. It may arrive before packets
-    /// missing ahead of it.
+    /// Records a padding packet. Padding between access units (libwebrtc's probing) uses sequence numbers, and may
+    /// arrive before earlier packets.
     fn pad(&mut self, sequence: u64) {
         if self.expected.is_none_or(|expected| expected <= sequence) {
             self.padding.insert(sequence);
@@ -348,7 +349,7 @@ impl Assembler {
         !self.repaired && !self.has_all(open)
     }
 
-    /// How long a stream without markers is silent after the last packet of an access unit.
+    /// How long a stream without markers must be silent for an access unit to count as ended.
     fn settle(&self) -> Duration {
         self.patience / 4
     }
@@ -400,12 +401,12 @@ impl Assembler {
             && match self.expected {
                 Some(expected) if expected == first => true,
                 Some(_) => begins_access_unit(head) || bare,
-                // An IDR picture without its parameter sets could not be decoded: they are still in transit.
+                // An IDR picture cannot be decoded without its parameter sets: they are still in transit.
                 None => matches!(first_nal_type(head), 6 | 7 | 9) || begins_slice(head, 1) || bare,
             }
     }
 
-    /// Whether a packet belongs to a closed access unit, or to one before all of them.
+    /// Whether a packet belongs to a closed access unit, or to one older than all that are remembered.
     fn is_closed(&self, timestamp: u32, sequence: u64) -> bool {
         let oldest = self.closed.first_key_value().map_or(0, |(&last, _)| last);
         let follows = |last: u64, closed: &ClosedUnit| {
@@ -437,7 +438,7 @@ impl Assembler {
         Assembled::Broken(BrokenAccessUnit { timestamp, packets, reason })
     }
 
-    /// Records where the next access unit begins, and that this one must not be opened again.
+    /// Records where the next access unit begins, and that this one must not be reopened.
     fn close(&mut self, open: &OpenUnit, ended: bool) {
         self.held = self.held.saturating_sub(open.cost());
         let Some((&last, _)) = open.packets.last_key_value() else { return };
@@ -555,7 +556,7 @@ mod tests {
             assert_eq!(assembler.next_expiry(), Some(now + wait));
             let made = assembler.expire(now + wait);
             assert!(matches!(made[..], [Assembled::Broken(_)]), "{made:?}");
-            // The end of the next one is only late: nothing indicates that a packet is lost.
+            // The last packet of the next unit is only late: nothing indicates that it was lost.
             let mut next = packets(&unit, 100, 180_000, now);
             let last = next.pop().unwrap();
             for packet in next {
@@ -567,7 +568,7 @@ mod tests {
     }
 
     #[test]
-    fn a_keyframe_comes_back_byte_for_byte_at_its_marker() {
+    fn a_keyframe_is_restored_byte_for_byte_at_its_marker() {
         let now = Instant::now();
         let unit = keyframe(100_000, 7);
         let mut assembler = Assembler::new(PATIENCE);
@@ -623,7 +624,7 @@ mod tests {
             .flat_map(|p| assembler.push(p))
             .collect();
         assert_eq!(whole(&made), [&one]);
-        // Nothing follows: it is complete after a while, before it would be abandoned.
+        // Nothing follows: after some silence it counts as complete, before it would be abandoned.
         let at = assembler.next_expiry().unwrap();
         assert_eq!(at, now + PATIENCE / 4);
         assert_eq!(assembler.expire(now + PATIENCE / 5), []);
@@ -632,7 +633,7 @@ mod tests {
     }
 
     #[test]
-    fn without_markers_missing_packets_are_still_noticed() {
+    fn without_markers_missing_packets_are_still_detected() {
         let now = Instant::now();
         let unit = keyframe(5_000, 3);
         for missing in [0, 2, packets(&unit, 0, 1, now).len() - 1] {
@@ -687,14 +688,14 @@ mod tests {
         assert_eq!(whole(&assembler.push(parameter_sets)).len(), 1);
     }
 
-    /// A picture in one packet that refers to the previous one; an empty one is padding.
+    /// A packet with a whole non-IDR picture; with an empty payload it is padding.
     fn packet(sequence: u16, timestamp: u32, payload: &'static [u8], now: Instant) -> RtpPacket {
         let (payload, marker) = (Bytes::from_static(payload), !payload.is_empty());
         RtpPacket { sequence, timestamp, marker, payload, arrived: now, retransmitted: false }
     }
 
     #[test]
-    fn padding_may_arrive_before_packets_missing_ahead_of_it() {
+    fn padding_may_arrive_before_earlier_packets() {
         let now = Instant::now();
         let mut assembler = Assembler::new(PATIENCE);
         let unit = keyframe(20_000, 3);
@@ -710,7 +711,7 @@ mod tests {
             assert!(assembler.push(packet).is_empty());
         }
         assert_eq!(whole(&assembler.push(late)), [&unit]);
-        // The last of the padding shows that the picture after it is complete.
+        // With the last padding packet, the picture after it is known to be complete.
         assert_eq!(whole(&assembler.push(packet(next + 1, 3000, &[], now))).len(), 1);
         assert_eq!(assembler.next_expiry(), None);
     }
@@ -730,7 +731,7 @@ mod tests {
         assert!(assembler.padding.is_empty());
     }
 
-    /// Complete access units of a stream: sequence number of the first packet, timestamp.
+    /// Sends pictures that start at these sequence numbers and have these timestamps; returns how many arrive.
     fn received(assembler: &mut Assembler, sent: &[(u16, u32)], now: Instant) -> usize {
         let unit = keyframe(20_000, 3);
         let all = sent.iter().flat_map(|&(first, timestamp)| packets(&unit, first, timestamp, now));
@@ -739,7 +740,7 @@ mod tests {
         whole(&made).len()
     }
 
-    /// 6.6 hours of silence are more than half a wrap of the timestamp.
+    /// After 6.6 hours of silence, the timestamp has advanced by more than half its range.
     #[test]
     fn pictures_arrive_after_any_jump_of_the_timestamp() {
         let now = Instant::now();
@@ -775,7 +776,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_copy_does_not_open_a_finished_picture_again() {
+    fn late_duplicates_do_not_reopen_a_finished_picture() {
         let now = Instant::now();
         let mut assembler = Assembler::new(PATIENCE);
         let unit = keyframe(5_000, 3);
@@ -787,7 +788,7 @@ mod tests {
                 assert!(sent.into_iter().all(|packet| assembler.push(packet).is_empty()));
             }
         }
-        // Late by more pictures than are remembered.
+        // These packets are older than all pictures that are remembered.
         for packet in packets(&unit, 1000, 100, now) {
             assert!(assembler.push(packet).is_empty());
         }
@@ -844,7 +845,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_order_with_duplicates_gives_every_picture_once(
+        fn every_picture_arrives_once_in_any_order_with_duplicates(
             seed in any::<u64>(), first in any::<u16>(), count in 1usize..5,
         ) {
             let now = Instant::now();

@@ -88,7 +88,8 @@ pub struct PeerConfig {
     pub candidates: Vec<CandidateType>,
     /// Local addresses to gather host candidates on, see [`local_addresses`].
     pub addresses: Vec<IpAddr>,
-    /// How to find the addresses again at an ICE restart, since the network may have changed; none keeps them.
+    /// How to look up the addresses again at an ICE restart, since the network may have changed; `None` keeps the old
+    /// ones.
     pub network: Option<LocalNetwork>,
     /// Maximum picture size that the sender will encode, pixels; determines the H.264 level offered.
     pub picture_size: (u32, u32),
@@ -101,11 +102,11 @@ pub struct PeerConfig {
     pub control_life_time: Option<Duration>,
     /// Simulated NATs and link in front of the peer; their inside address then replaces `addresses`.
     pub gateway: Option<Arc<Gateway>>,
-    /// Whether lost packets are repaired. Without it NACK is neither offered nor accepted: for comparison.
+    /// Whether lost packets are repaired. If not, NACK is neither offered nor accepted; used for comparisons.
     pub repair: bool,
-    /// How fast the packets of a keyframe may leave.
+    /// How fast the packets of a keyframe may be sent.
     pub pace: RateSetting,
-    /// What a receiver suggests to the phone's bandwidth estimate.
+    /// The rate that a receiver suggests to the phone's bandwidth estimator.
     pub phone_bitrate: RateSetting,
     /// The measured rate of the phone's path, carried from one connection to the next.
     pub phone_path: PhonePath,
@@ -135,7 +136,7 @@ impl PeerConfig {
     }
 }
 
-/// Selects the addresses of this machine that can be host candidates, at any time.
+/// Selects the addresses of this machine that can be host candidates; they are looked up on each call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalNetwork {
     /// Only addresses of this interface.
@@ -180,7 +181,7 @@ impl ToSocketAddrs for Binding {
     fn to_socket_addrs(&self) -> io::Result<Self::Iter> {
         let now = self.network.as_ref().map(LocalNetwork::addresses).unwrap_or_default();
         let now: Vec<_> = now.into_iter().map(|ip| SocketAddr::new(ip, 0)).collect();
-        // Between two networks there may be none; without any the connection would end permanently.
+        // While the machine changes networks it may have no address; with none, the connection would end permanently.
         Ok(if now.is_empty() { self.first.clone() } else { now }.into_iter())
     }
 }
@@ -226,17 +227,17 @@ pub fn profile_level_id(size: (u32, u32)) -> &'static str {
     }
 }
 
-/// Whether the level offered for pictures of `offered` size fits a picture of `size` (ITU-T H.264 table A-1,
-/// `MaxFS`, and §A.3.1 g and h: neither side over the square root of 8 `MaxFS`).
+/// Whether the level offered for pictures of size `offered` also allows pictures of size `size` (ITU-T H.264 table
+/// A-1, `MaxFS`, and §A.3.1 g and h: neither side may exceed the square root of 8 `MaxFS`).
 #[must_use]
 pub fn level_holds(offered: (u32, u32), size: (u32, u32)) -> bool {
-    let most = match macroblocks(offered) {
+    let max_blocks = match macroblocks(offered) {
         0..=3_600 => 3_600,
         3_601..=8_192 => 8_192,
         _ => 36_864,
     };
     let side = size.0.max(size.1).div_ceil(16);
-    macroblocks(size) <= most && u64::from(side).pow(2) <= 8 * u64::from(most)
+    macroblocks(size) <= max_blocks && u64::from(side).pow(2) <= 8 * u64::from(max_blocks)
 }
 
 fn macroblocks((width, height): (u32, u32)) -> u32 {
@@ -332,7 +333,7 @@ pub(super) fn interceptors(
     let responder = RepairSender::new(config.repair, pacing.rate().clone(), rtt_seed.clone());
     let requester = RepairReceiver::new(config.repair, rtt_seed.clone(), peer_repairs.clone());
     Registry::new()
-        // Nearest to the wire: it numbers everything that leaves, and reports everything that arrives, including
+        // Nearest to the wire: it numbers everything that is sent, and reports everything that arrives, including
         // padding.
         .with(Slot::Custom(300), TransportCc::new(Arc::clone(pacing)))
         // Interceptors farther from the wire see no stream of retransmissions.
@@ -343,19 +344,20 @@ pub(super) fn interceptors(
         .with(Slot::SenderReport, SenderReportBuilder::new().build())
 }
 
-/// Settings that differ from the crate's defaults, each because the default was measured to lose keyframes or time.
+/// Settings that differ from the crate's defaults, each because measurements showed that the default loses keyframes
+/// or time.
 pub(crate) fn setting_engine(config: &PeerConfig, mdns: MulticastDnsMode) -> SettingEngine {
     SettingEngineBuilder::new()
-        // 64 packets by default: too few to repair a keyframe of 85 by retransmission.
+        // 64 packets by default: too few to repair a keyframe of 85 packets by retransmission.
         .with_srtp_replay_protection_window(repair::WINDOW.into())
-        // 0.5 to 2 s by default, spent even if a pair was found long ago.
+        // 0.5 to 2 s by default, which elapse even if a pair was found long before.
         .with_srflx_acceptance_min_wait(Some(Duration::ZERO))
         .with_prflx_acceptance_min_wait(Some(Duration::ZERO))
         .with_relay_acceptance_min_wait(Some(relay_wait(config)))
         .with_host_acceptance_min_wait(Some(Duration::ZERO))
-        // Every pair is checked at each tick, for 4 s: as long as a relayed one may have to wait. The default of
-        // 200 ms is lost in full by a check that crosses the peer's candidate; anything shorter than this would
-        // flood a slow uplink.
+        // Every pair is checked at each tick, for 4 s: as long as a relayed pair may have to wait. With the default
+        // tick of 200 ms, a check that crosses the peer's candidate in transit costs the full 200 ms; a tick shorter
+        // than 25 ms would flood a slow uplink.
         .with_ice_connection_attempts(Some(Duration::from_millis(25)), Some(160))
         .with_ice_timeouts(
             Some(Duration::from_secs(4)),
@@ -366,15 +368,14 @@ pub(crate) fn setting_engine(config: &PeerConfig, mdns: MulticastDnsMode) -> Set
         // An ICE restart binds new sockets, on the machine's current addresses.
         .with_discard_local_candidates_during_ice_restart(true)
         .with_multicast_dns_mode(mdns)
-        // Of the two ends of an association, in the crate only the DTLS client sends SCTP's INIT (`rtc` 0.21.1,
-        // `handler/sctp.rs:705`), whereas RFC 8841 §9.3 requires both to. werift sends it as ICE's controlling
-        // agent, which is the offerer, and accepts none in that role. The server also has its keys before media can
-        // arrive.
+        // In the crate, only the DTLS client sends the SCTP INIT (`rtc` 0.21.1, `handler/sctp.rs:705`), although RFC
+        // 8841 §9.3 requires both ends to. werift sends it if it is the controlling ICE agent, which is the offerer,
+        // and accepts none in that role. The DTLS server also has its keys before media can arrive.
         .with_answering_dtls_role(RTCDtlsRole::Server)
         .build()
 }
 
-/// Minimum wait of relayed pairs at the nominating peer.
+/// Minimum wait of relayed pairs; zero at the peer that does not nominate.
 pub(super) fn nomination_wait(config: &PeerConfig) -> Duration {
     match config.role {
         PeerRole::Sender => relay_wait(config),
@@ -409,7 +410,7 @@ pub(super) fn rtc_configuration(config: &PeerConfig, streams: &StreamServers) ->
         .build()
 }
 
-/// The URL that the crate gets for a configured one; none if the crate would not understand it.
+/// The URL that the crate gets for a configured one; `None` if the crate would not understand it.
 fn crate_url(url: &str, server: &IceServer, streams: &StreamServers) -> Option<String> {
     let uri = usable(url, server).ok()?;
     if uri.transport == Transport::Udp {
@@ -418,13 +419,13 @@ fn crate_url(url: &str, server: &IceServer, streams: &StreamServers) -> Option<S
     Some(format!("turn:{}?transport=udp", streams.stand_in(url)?))
 }
 
-/// One URL of an ICE server, or why it cannot be used. Without credentials the crate would not build a connection
-/// with any of the servers (`rtc` 0.21.1, `transport/ice/server.rs`).
+/// The parsed URL of an ICE server, or the reason why it cannot be used. If one server lacked credentials, the crate
+/// would not build a connection with any of the servers (`rtc` 0.21.1, `transport/ice/server.rs`).
 pub(super) fn usable(url: &str, server: &IceServer) -> Result<ServerUri, String> {
     let uri = read_url(url).map_err(|error| error.to_string())?;
     let given = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
     if uri.turn && !(given(&server.username) && given(&server.credential)) {
-        return Err("a TURN server needs username and credential".into());
+        return Err("a TURN server needs a username and a credential".into());
     }
     Ok(uri)
 }

@@ -1,4 +1,4 @@
-//! One peer connection: construction, outgoing video and control messages, statistics, close.
+//! One peer connection: construction, outgoing video and control messages, statistics, and closing.
 
 mod negotiation;
 
@@ -45,10 +45,10 @@ use crate::{media::h264::AccessUnit, proto::control::ControlMessage, types::Cand
 /// Capacity of the event queue. Control messages beyond it wait in SCTP; states and candidates are few.
 const QUEUE_EVENTS: usize = 1024;
 
-/// Time given to a clean close.
+/// Timeout of a clean close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Maximum delay from a server's last answer to the candidate that the crate makes from it, with a margin.
+/// Maximum delay from a server's last answer to the candidate that the crate creates from it, including a margin.
 const LAST_CANDIDATES: Duration = Duration::from_millis(200);
 
 /// One peer connection.
@@ -66,11 +66,10 @@ pub struct Peer {
     remote_described: tokio::sync::Mutex<Vec<RTCIceCandidateInit>>,
     with_mdns: bool,
     remote_candidates: Mutex<RemoteCandidates>,
-    /// Our DTLS role as stated in the first answer, if the offer did not leave the choice: it is permanent (RFC
-    /// 8842 §5.3).
+    /// Our DTLS role as stated in the first answer, if the offer left no choice; it is permanent (RFC 8842 §5.3).
     answered_setup: OnceLock<Option<Setup>>,
-    /// The hints of the first answer for the phone's estimate: changed ones would make libwebrtc restart its
-    /// estimate.
+    /// The hints for the phone's bandwidth estimator in the first answer: if they changed, libwebrtc would restart
+    /// its estimate.
     answered_hints: OnceLock<Option<Hints>>,
     /// The last statistics, for when the connection can no longer be queried.
     last_stats: Mutex<Snapshot>,
@@ -86,7 +85,7 @@ impl Peer {
     pub async fn new(config: PeerConfig) -> Result<(Self, mpsc::Receiver<PeerEvent>), PeerError> {
         let binding = Binding::new(&config);
         if binding.is_empty() {
-            return Err(PeerError::NoAddress("none is left after the filters".into()));
+            return Err(PeerError::NoAddress("none matches the filters".into()));
         }
         let (events, events_out) = mpsc::channel(QUEUE_EVENTS);
         let streams = Arc::new(StreamServers::new(
@@ -201,7 +200,8 @@ impl Peer {
         self.unless_stopped(sending).await
     }
 
-    /// Runs a request to the crate, whose answer never comes if its driver has ended or hangs.
+    /// Runs a request to the crate; fails once the driver has ended or hangs, since the crate would then never
+    /// answer.
     async fn unless_stopped<T>(
         &self,
         request: impl Future<Output = Result<T, PeerError>>,
@@ -227,8 +227,8 @@ impl Peer {
         self.runtime.wait_for_remote_keys().await;
     }
 
-    /// A remote candidate whose check arrived before it was signaled is peer reflexive, even if it belongs to a
-    /// relay; the statistics are accurate once it has been signaled.
+    /// Whether the selected pair may be relayed. A remote candidate whose check arrived before it was signaled is
+    /// peer reflexive, even if it belongs to a relay; the statistics are accurate once it has been signaled.
     pub(crate) async fn may_be_relayed(&self) -> bool {
         let may_be = |kind| matches!(kind, CandidateType::Relay | CandidateType::Prflx);
         let Some(pair) = self.selected_pair().await else { return false };
@@ -258,8 +258,8 @@ impl Peer {
         self.unless_stopped(self.shared.control.send(message, &self.shared.liveness)).await
     }
 
-    /// Sends a ping, and returns the time at which it was passed to SCTP. That happens on the driver's thread, as
-    /// does reading the answer: the round trip does not include thread wake-up times.
+    /// Sends a ping, and returns the time at which it was passed to SCTP. Both this and reading the answer happen on
+    /// the driver's thread, so the round-trip time does not include thread wake-ups.
     ///
     /// # Errors
     /// As [`Peer::send_control`].
@@ -359,7 +359,7 @@ impl Peer {
         Some([describe(pair.local()), describe(pair.remote())])
     }
 
-    /// The transport, including that of a connection without a data channel.
+    /// The transport; it is also found if the connection has no data channel.
     async fn transport(&self) -> Option<Arc<dyn DtlsTransport>> {
         if let Some(sctp) = self.connection.sctp().await {
             return Some(sctp.transport());
@@ -377,7 +377,7 @@ impl Peer {
         None
     }
 
-    /// The type that the peer signaled for an address.
+    /// The candidate type that the peer signaled for an address.
     fn signaled_kind(&self, address: SocketAddr) -> Option<CandidateType> {
         let candidates = self.remote_candidates.lock().expect("no holder of this lock panics");
         candidates.kind_of(address)
@@ -443,7 +443,7 @@ impl Drop for Peer {
 async fn close(connection: Arc<dyn PeerConnection>) {
     match tokio::time::timeout(CLOSE_TIMEOUT, connection.close()).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!("closing the peer connection: {error}"),
-        Err(_) => tracing::debug!("closing the peer connection took over {CLOSE_TIMEOUT:?}"),
+        Ok(Err(error)) => tracing::debug!("could not close the peer connection: {error}"),
+        Err(_) => tracing::debug!("closing the peer connection took longer than {CLOSE_TIMEOUT:?}"),
     }
 }

@@ -1,14 +1,14 @@
 //! The data channels that carry control messages.
 //!
-//! We open one, label `control`, `{ordered: false, maxPacketLifeTime: 100}`, and send our own messages on it.
-//! Messages on any channel are accepted, and an answer goes back on the channel that the question arrived on. A
-//! `ping` is answered right where it is read, so that the round-trip time is that of the network.
+//! We open one with the label `control` and `{ordered: false, maxPacketLifeTime: 100}`, and send our own messages on
+//! it. Messages are accepted on any channel, and answered on the channel that they arrived on. A `ping` is answered
+//! where it is read, so that the round-trip time is that of the network.
 //!
 //! `rtc` 0.21.1 sends reliably and in order on a channel it *accepted*, whatever the remote peer requested
-//! (webrtc-rs/rtc#117). A peer of this project is recognized by its channel's protocol, and gets answers on the
-//! channel we opened once that is open, which behaves correctly. So that answers to other peers do not queue up
-//! behind a lost one, an answer is dropped while an earlier one still waits for its acknowledgment after the
-//! channel's lifetime.
+//! (webrtc-rs/rtc#117). A peer of this project is recognized by its channel's protocol; once the channel that we
+//! opened is open, it gets its answers there, where delivery is as requested. So that answers to other peers do not
+//! queue up behind a lost one, an answer is dropped while an earlier answer has been waiting for its acknowledgment
+//! for longer than the channel's lifetime.
 
 mod reader;
 
@@ -28,7 +28,7 @@ use crate::proto::control::{self, ControlMessage};
 /// Maximum number of bytes of a message shown in the log.
 const MAX_LOGGED: usize = 1000;
 
-/// Bytes that may wait on our own channel: beyond that, messages would outlive their lifetime anyway.
+/// Maximum number of bytes that may wait on our own channel: with more, messages would exceed their lifetime anyway.
 const MAX_OUTSTANDING: usize = 256 * 1024;
 
 /// The channel that a message arrived on.

@@ -1,4 +1,4 @@
-//! RTP payloads to NAL units (RFC 6184 §5.6 to §5.8): single units, STAP-A and FU-A.
+//! Extracts NAL units from RTP payloads (RFC 6184 §5.6 to §5.8): single units, STAP-A and FU-A.
 
 use bytes::{BufMut, BytesMut};
 
@@ -53,8 +53,7 @@ fn stap_a(mut rest: &[u8], data: &mut BytesMut) -> Option<()> {
     Some(())
 }
 
-/// Type of the first NAL unit in a payload, including one that is aggregated or starts in an FU-A; 0 if there is
-/// none.
+/// Type of the first NAL unit in a payload, including one in a STAP-A or at the start of an FU-A; 0 if there is none.
 pub(super) fn first_nal_type(payload: &[u8]) -> u8 {
     let header = match payload.first().map_or(0, |header| header & 0x1f) {
         24 => payload.get(3),
@@ -89,8 +88,8 @@ pub(super) fn ends_slice(payload: &[u8]) -> bool {
     }
 }
 
-/// Whether a payload begins with the first macroblock of a picture (`first_mb_in_slice` 0, one bit) whose slices
-/// have this type: 5 is IDR, 1 is not.
+/// Whether a payload begins with the first macroblock of a picture (`first_mb_in_slice` 0, one bit) whose slices have
+/// this type: 5 for IDR, 1 for non-IDR.
 pub(super) fn begins_slice(payload: &[u8], kind: u8) -> bool {
     let body = match payload[0] & 0x1f {
         24 => 4,

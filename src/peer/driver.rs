@@ -1,11 +1,11 @@
 //! Runs the crate's driver on its own thread, and handles a driver that hangs or ends.
 //!
 //! `rtc-sctp` 0.21.1 panics on a chunk from the paired peer whose cause is longer than the chunk
-//! (`chunk/mod.rs:149`), and iterates over 2^31 sequence numbers for one FORWARD-TSN (`association/mod.rs:1567`);
-//! both happen in the task that drives the connection. Nothing in the crate notices that it is gone, and a task
-//! that does not yield cannot be stopped. So it has a thread, whose end is recorded in the [`LivenessMonitor`] whatever the
-//! cause, and which is abandoned when it is unresponsive: its connection then counts as ended, and the process can
-//! exit without it.
+//! (`chunk/mod.rs:149`), and iterates over 2^31 sequence numbers for one FORWARD-TSN (`association/mod.rs:1567`).
+//! Both happen in the task that drives the connection; nothing in the crate notices that the task is gone, and a task
+//! that does not yield cannot be stopped. So the driver has its own thread. The end of the driver is recorded in the
+//! [`LivenessMonitor`], whatever the cause. A driver that is unresponsive is abandoned: its connection then counts as
+//! ended, and the process can exit without it.
 
 use std::{
     cell::Cell,
@@ -38,15 +38,16 @@ pub(super) fn drives() -> bool {
 
 static SILENCE_PANICS: Once = Once::new();
 
-/// Drivers that were abandoned and still run.
+/// Number of drivers that were abandoned but are still running.
 static ABANDONED: AtomicUsize = AtomicUsize::new(0);
 
-/// Number of drivers that were abandoned and still run: each keeps a core busy.
+/// Number of drivers that were abandoned but are still running: each keeps a core busy.
 pub(crate) fn abandoned() -> usize {
     ABANDONED.load(Ordering::Relaxed)
 }
 
-/// The owner of the connection reports a driver's panic in one line, instead of the panic hook.
+/// Silences the panic hook on the threads of drivers: the owner of the connection reports a driver's panic in one
+/// line.
 fn silence_panics() {
     let others = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -76,7 +77,7 @@ pub(super) fn start(
     SILENCE_PANICS.call_once(silence_panics);
     let control = Arc::new(DriverControl::default());
     let inside = Arc::clone(&control);
-    let noted = Arc::clone(&liveness);
+    let monitor = Arc::clone(&liveness);
     let thread = std::thread::Builder::new().name(THREAD.into()).spawn(move || {
         DRIVES.set(true);
         let ended = run(driver, &inside, started);
@@ -88,12 +89,12 @@ pub(super) fn start(
     if let Err(error) = thread {
         // The future is dropped with its closure, so building the connection fails.
         control.finished.store(true, Ordering::Release);
-        noted.driver_ended(format!("no thread could be started for the connection: {error}"));
+        monitor.driver_ended(format!("no thread could be started for the connection: {error}"));
     }
     Box::new(DriverHandle(control))
 }
 
-/// Runs the driver to its end; returns the cause.
+/// Runs the driver until it ends, and returns the cause.
 fn run(driver: Driver, control: &DriverControl, started: impl FnOnce(Handle)) -> String {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -109,9 +110,9 @@ fn run(driver: Driver, control: &DriverControl, started: impl FnOnce(Handle)) ->
     match end {
         Ok(()) => "its driver has ended".into(),
         Err(panic) => {
-            let words = panic.downcast_ref::<&str>().map(|words| (*words).to_owned());
-            let words = words.or_else(|| panic.downcast_ref::<String>().cloned());
-            format!("its driver panicked: {}", words.unwrap_or_else(|| "no message".into()))
+            let message = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            let message = message.or_else(|| panic.downcast_ref::<String>().cloned());
+            format!("its driver panicked: {}", message.unwrap_or_else(|| "no message".into()))
         }
     }
 }
@@ -130,7 +131,7 @@ impl JoinHandle for DriverHandle {
     }
 }
 
-/// Declares an unresponsive driver ended: its thread is abandoned.
+/// Declares an unresponsive driver ended, and abandons its thread.
 pub(super) fn abandon(liveness: &LivenessMonitor, why: &str) {
     ABANDONED.fetch_add(1, Ordering::Relaxed);
     if !liveness.driver_ended(why.into()) {

@@ -1,21 +1,21 @@
 //! Selects the DTLS records that reach the crate.
 //!
-//! Flights that are repeated although they were answered (RFC 6347 §4.2.4): when the answer to a flight is lost,
-//! both ends retransmit, the peer its flight and this end, by its own timer, the answer. In `rtc-dtls` 0.21.1 a
-//! repeated flight without news stops that timer permanently (`handshaker.rs`, `wait`), and the handshake stalls:
-//! in about half of these cases if both ends use timers of the same length, in all of them with a libwebrtc that
-//! retransmits after 50 ms. So a flight that has been answered is dropped.
+//! Repeated flights that were already answered (RFC 6347 §4.2.4): when the answer to a flight is lost, both ends
+//! retransmit: the peer its flight, and this end, on its own timer, the answer. In `rtc-dtls` 0.21.1 a repeated
+//! flight that contains nothing new stops that timer permanently (`handshaker.rs`, `wait`), and the handshake stalls:
+//! in about half of these cases if the timers of both ends are equally long, and in all of them with a libwebrtc that
+//! retransmits after 50 ms. So a repeated flight that has been answered is dropped.
 //!
-//! The last flight is different: its sender has finished, and repeats it only when the peer repeats the one before,
-//! so that one passes. If it is lost, its sender has keys a second before the peer does, and nothing it sends in
-//! the meantime can be decrypted. So the first media waits for data or media from the peer, which show that it has
-//! keys.
+//! The last flight is different: its sender has finished, and repeats it only when the peer repeats the flight before
+//! it, so that flight passes. If the last flight is lost, its sender has keys a second before the peer does, and the
+//! peer cannot decrypt anything that it sends until then. So the first media waits for data or media from the peer,
+//! which show that the peer has keys.
 //!
-//! Unauthenticated records: `rtc-dtls` 0.21.1 takes a `ChangeCipherSpec` of epoch 1, which is never encrypted, for
+//! Unauthenticated records: `rtc-dtls` 0.21.1 mistakes a `ChangeCipherSpec` of epoch 1, which is never encrypted, for
 //! the start of epoch 2 and drops every later record (`crypto/crypto_gcm.rs:109`, `conn/mod.rs:794`), and aborts a
-//! handshake on any plaintext alert, undecodable record or application data of epoch 0 (`conn/mod.rs:735` to
-//! `:840`). RFC 6347 §4.1.2.7 recommends dropping such records. Once the peer has shown that it has keys, nothing
-//! in plaintext passes.
+//! handshake on any plaintext alert, undecodable record or application data of epoch 0 (`conn/mod.rs:735` to `:840`).
+//! RFC 6347 §4.1.2.7 recommends dropping such records. Once the peer has shown that it has keys, nothing in plaintext
+//! passes.
 
 use std::{
     sync::{
@@ -45,8 +45,8 @@ const CLIENT_KEY_EXCHANGE: u8 = 16;
 /// its first message may get lost as well.
 pub(super) const REMOTE_KEYS_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Datagrams of epoch 1 accepted before this end has keys: the crate queues them without a limit (`rtc-dtls`
-/// 0.21.1, `conn/mod.rs:606`). A peer that finishes first sends a few.
+/// Maximum number of epoch 1 datagrams accepted before this end has keys: the crate queues them without a limit
+/// (`rtc-dtls` 0.21.1, `conn/mod.rs:606`). A peer that finishes first sends a few.
 const MAX_EARLY: u16 = 64;
 
 /// Length of a record header: type, version, epoch, sequence number, length (RFC 6347 §4.1).
@@ -56,9 +56,9 @@ const RECORD_HEADER: usize = 13;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum Progress {
-    /// As the server, flight 4: the client's hello with the cookie is answered.
+    /// As the server, flight 4: the client's hello with the cookie has been answered.
     ServerHello = 1,
-    /// As the client, flight 5: the server's flight 4 is answered.
+    /// As the client, flight 5: the server's flight 4 has been answered.
     KeyExchange,
     /// Application data: the handshake has finished.
     Data,
@@ -85,7 +85,8 @@ impl DtlsReplayFilter {
         }
     }
 
-    /// Waits until the peer has shown that it has keys; the wait is bounded, for it may have nothing to send.
+    /// Waits until the peer has shown that it has keys. The wait is bounded, because the peer may have nothing to
+    /// send.
     pub(super) async fn wait_for_remote_keys(&self, timeout: Duration) {
         let mut keys = self.remote_keys.subscribe();
         if tokio::time::timeout(timeout, keys.wait_for(|keys| *keys)).await.is_err() {
@@ -99,7 +100,7 @@ impl DtlsReplayFilter {
         self.sent.load(Ordering::Relaxed) == Progress::Data as u8
     }
 
-    /// Records the progress in an outgoing datagram.
+    /// Records the handshake progress that an outgoing datagram shows.
     pub(super) fn sent(&self, datagram: &[u8]) {
         if self.sent.load(Ordering::Relaxed) == Progress::Data as u8 {
             return;
@@ -225,8 +226,8 @@ impl Record<'_> {
     }
 }
 
-/// The records of a datagram; ends with a `None` at a malformed one, by the crate's own rules (`rtc-dtls` 0.21.1,
-/// `record_layer/mod.rs:103`: no record is empty).
+/// The records of a datagram. A record that is malformed by the crate's own rules (`rtc-dtls` 0.21.1,
+/// `record_layer/mod.rs:103`: no record is empty) yields `None` and ends the iteration.
 fn records(dtls: &[u8]) -> impl Iterator<Item = Option<Record<'_>>> {
     let mut rest = Some(dtls);
     std::iter::from_fn(move || {
@@ -296,7 +297,7 @@ mod tests {
         filter.sent(&flight_5());
         assert!(!filter.passes(&flight_4()));
         assert!(!filter.passes(&datagram(&[(HANDSHAKE, 0, 11)])), "part of the flight");
-        // The server's last flight, and everything other than handshakes.
+        // The server's last flight passes, and so does everything other than plaintext handshake messages.
         assert!(filter.passes(&datagram(&[(20, 0, 1), (HANDSHAKE, 1, 9)])));
         assert!(filter.passes(&datagram(&[(APPLICATION_DATA, 1, 9)])));
         for other in [&[][..], &[0x80; 40], &[0, 1, 0, 0]] {
@@ -355,7 +356,7 @@ mod tests {
             filter.passes(shows);
             filter.wait_for_remote_keys(Duration::MAX).await;
         }
-        // A peer with nothing to send is awaited only once.
+        // The wait for a peer that has nothing to send happens only once.
         let silent = new();
         silent.wait_for_remote_keys(Duration::from_millis(1)).await;
         silent.wait_for_remote_keys(Duration::MAX).await;

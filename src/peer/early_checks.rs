@@ -19,14 +19,14 @@ use std::{
 use super::remote_candidates::Target;
 use crate::stun::message::{Class, Message, method};
 
-/// How long after its first check an address may remain unsignaled. Less than a relayed pair waits for a direct
-/// one, which may have to come from such an address.
+/// How long checks from an address that has not been signaled are held back. Shorter than the wait of a relayed pair
+/// for a direct one, since the direct pair may itself come from such an address.
 pub(super) const HOLD: Duration = Duration::from_millis(100);
 
-/// Addresses remembered; a peer has a dozen.
+/// Maximum number of addresses remembered; a peer has about a dozen.
 const MAX_ADDRESSES: usize = 256;
 
-/// Holds back early checks: tracks the addresses that the remote peer has signaled, and those it has not.
+/// Holds back early checks; tracks which addresses the remote peer has signaled.
 #[derive(Debug, Default)]
 pub(super) struct EarlyChecks {
     active: AtomicBool,
@@ -50,13 +50,13 @@ impl EarlyChecks {
         self.active.load(Ordering::Relaxed)
     }
 
-    /// The connection is established.
+    /// Stops holding back checks.
     pub(super) fn finish(&self) {
         self.active.store(false, Ordering::Relaxed);
     }
 
-    /// The remote peer has signaled a candidate (RFC 8839 §5.1). If it hides its address behind a name, any address
-    /// may be its own: from then on no check is held back.
+    /// Records a candidate that the remote peer has signaled (RFC 8839 §5.1). If it hides its address behind a name,
+    /// any address may belong to it: from then on no check is held back.
     pub(super) fn announced(&self, target: Target) {
         let Target::Address(address, _) = target else {
             self.finish();
@@ -68,7 +68,7 @@ impl EarlyChecks {
         }
     }
 
-    /// Whether a datagram may reach the crate now; a check that is held back may not.
+    /// Whether a datagram may reach the crate now, which is true unless it is a check to hold back.
     pub(super) fn passes(&self, from: SocketAddr, datagram: &[u8], now: Instant) -> bool {
         !self.is_check(datagram) || self.accepts_check(from, now)
     }
@@ -134,6 +134,6 @@ mod tests {
         }
         assert!(passes(&EarlyChecks::new(false), from, &check(), now));
         checks.announced(Target::Name);
-        assert!(passes(&checks, from, &check(), now), "a hidden address may be any");
+        assert!(passes(&checks, from, &check(), now), "any address may be behind a name");
     }
 }

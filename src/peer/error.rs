@@ -1,4 +1,4 @@
-//! What can go wrong with a peer connection: code, stage and remedy.
+//! Errors of a peer connection, each with a code, a stage and a remedy.
 
 use std::fmt;
 
@@ -45,7 +45,7 @@ pub enum PeerError {
         /// The hash functions of the fingerprints it has.
         hashes: Vec<String>,
     },
-    /// Nothing can be sent on this channel yet or any longer.
+    /// The channel is not open yet, or has closed.
     #[error("{0} is not open")]
     NotOpen(&'static str),
     /// The connection has stopped working on this machine.
@@ -88,12 +88,12 @@ impl PeerError {
         }
     }
 
-    /// The remedy, an imperative sentence.
+    /// The remedy, as an imperative sentence.
     #[must_use]
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::NoAddress(_) => {
-                "check --interface and --network, and that the machine has an address"
+                "check --interface and --network, and make sure that the machine has an address"
             }
             Self::NoH264 { .. } => "make the peer offer H.264 with packetization-mode=1",
             Self::NotTaken { .. } => {

@@ -1,4 +1,4 @@
-//! What happens on a peer connection: its events, states and setup times.
+//! The events, states and setup times of a peer connection.
 
 use std::{
     fmt,
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::proto::{control::ControlMessage, signaling::IceCandidateInit};
 
-/// What happens on a peer connection.
+/// An event on a peer connection.
 #[derive(Debug)]
 pub enum PeerEvent {
     /// A local candidate to send to the remote peer; `None` marks the end of candidates.
@@ -30,14 +30,14 @@ pub enum PeerEvent {
     State(ConnectionState),
     /// The control channel that we opened is ready.
     ControlOpen,
-    /// It was closed: by the peer, or with its SCTP association.
+    /// Our control channel was closed, by the peer or with its SCTP association.
     ControlClosed,
     /// The connection has stopped working on this machine, with the reason; no further events follow.
     Stopped(String),
-    /// A control message arrived, its channel, and when it was read. Pings are answered by the peer itself and do
-    /// not appear here.
+    /// A control message arrived: the message, its channel, and when it was read. Pings do not appear here, because
+    /// the connection answers them itself.
     Control(ControlMessage, ChannelRef, Instant),
-    /// Data arrived on a data channel that is not a control message; why not.
+    /// Data that is not a control message arrived on a data channel; the reason why it is not one.
     ControlGarbage(String),
     /// The remote peer requests a keyframe (RTCP).
     KeyframeRequested(KeyframeRequest),
@@ -86,7 +86,7 @@ impl fmt::Display for ConnectionState {
     }
 }
 
-/// When each step of the setup was reached, since the peer connection was built.
+/// When each step of the setup was reached, relative to the construction of the peer connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timings {
     /// First local candidate.

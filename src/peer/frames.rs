@@ -1,6 +1,6 @@
-//! Counts the frames of a connection's video. The crate's getStats only knows packets; `framesSent`,
-//! `framesDecoded` and related values are what people look at first. The code that encodes and decodes is above the
-//! peer and reports here.
+//! Counts the frames of a connection's video for getStats. The crate counts only packets, while users look first at
+//! `framesSent`, `framesDecoded` and related values. The code that encodes and decodes is above the peer and reports
+//! here.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -20,7 +20,7 @@ pub struct CodedFrame {
     pub keyframe: bool,
     /// Its mean quantization parameter, if known.
     pub qp: Option<f64>,
-    /// Time that the codec took.
+    /// Time that encoding or decoding took.
     pub took: Duration,
 }
 
@@ -30,25 +30,25 @@ pub(super) struct Frames(Mutex<FrameCounts>);
 
 #[derive(Debug, Clone, Copy, Default)]
 struct FrameCounts {
-    /// Sent, or complete on arrival.
+    /// Frames sent, or received completely.
     transferred: u64,
     coded: u64,
     keyframes: u64,
-    /// None if the parameter of any frame is unknown.
+    /// `None` if the quantization parameter of any frame is unknown.
     qp_sum: Option<u64>,
     took: Duration,
     size: Option<(u32, u32)>,
 }
 
 impl Frames {
-    /// A frame was handed to the network, or is complete.
+    /// Counts a frame that was sent, or received completely.
     pub(super) fn transferred(&self, size: Option<(u32, u32)>) {
         let mut counted = self.lock();
         counted.transferred += 1;
         counted.size = size.or(counted.size);
     }
 
-    /// A frame was encoded or decoded.
+    /// Counts a frame that was encoded or decoded.
     pub(super) fn coded(&self, frame: &CodedFrame) {
         let mut counted = self.lock();
         let before = if counted.coded == 0 { Some(0) } else { counted.qp_sum };
@@ -60,7 +60,7 @@ impl Frames {
         counted.size = Some((frame.width, frame.height));
     }
 
-    /// Writes what is known into an `outbound-rtp` or `inbound-rtp` object.
+    /// Writes the known values into an `outbound-rtp` or `inbound-rtp` object.
     pub(super) fn write(&self, stats: &mut Map<String, Value>) {
         let counted = *self.lock();
         let [transferred, coded, keyframes, took] = match stats.get("type").and_then(Value::as_str)

@@ -2,8 +2,8 @@
 //! lookups, STUN Binding requests (RFC 8489 §2), TURN Allocate requests (RFC 8656 §7), and the answers.
 //!
 //! The `webrtc` crate reports neither that a server rejected a request nor that it stayed silent, so our sockets
-//! inspect the requests and answers themselves. `ServerLog` has no sockets and no clock: times are relative to the
-//! construction of the peer connection, and passed in. `monitor` is shared by the sockets and the peer; `result` is
+//! inspect the requests and answers themselves. `ServerLog` has no sockets and no clock: times are passed in,
+//! relative to the construction of the peer connection. `monitor` is shared by the sockets and the peer; `result` is
 //! the outcome and its remedy.
 
 mod monitor;
@@ -24,13 +24,13 @@ use crate::{
     },
 };
 
-/// A server that has not answered by then has failed; it may still answer later.
+/// A server that has not answered within this time counts as failed; it may still answer later.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Code of a failure other than an answer of the server (W3C `RTCPeerConnectionIceErrorEvent`).
+/// Code of a failure that is not an answer from the server (W3C `RTCPeerConnectionIceErrorEvent`).
 pub const UNREACHABLE: u16 = 701;
 
-/// Transactions remembered; two for each local address and server are typical.
+/// Maximum number of transactions remembered; two for each local address and server are typical.
 const MAX_TRANSACTIONS: usize = 1024;
 
 /// A server that failed, for `PeerEvent::CandidateError`.
@@ -117,7 +117,7 @@ pub(super) struct ServerLog {
     lookups: Vec<Lookup>,
     transactions: Vec<Transaction>,
     failed_connections: Vec<FailedConnection>,
-    /// Connections that have not been started, to give UDP a head start: the requests that wait for them have not
+    /// Connections that have not been started yet, to give UDP a head start: the requests that wait for them have not
     /// been sent.
     deferred: Vec<(SocketAddr, SocketAddr)>,
 }
@@ -140,12 +140,12 @@ impl ServerLog {
         }
     }
 
-    /// A connection from this local address to this server will be started later.
+    /// Records that a connection from this local address to this server will be started later.
     pub(super) fn connection_deferred(&mut self, local: SocketAddr, server: SocketAddr) {
         self.deferred.push((local, server));
     }
 
-    /// The deferred connection starts now: requests that waited for it are timed from here.
+    /// Records that the deferred connection starts now: requests that waited for it are timed from here.
     pub(super) fn connection_started(
         &mut self,
         now: Duration,
@@ -160,13 +160,13 @@ impl ServerLog {
         }
     }
 
-    /// The name of a server is being resolved.
+    /// Records that the name of a server is being resolved.
     pub(super) fn lookup_started(&mut self, now: Duration, endpoint: &str) {
         self.lookups.retain(|lookup| lookup.endpoint != endpoint);
         self.lookups.push(Lookup { endpoint: endpoint.to_owned(), started: now, found: None });
     }
 
-    /// The lookup has finished.
+    /// Records the result of a lookup.
     pub(super) fn lookup_ended(&mut self, endpoint: &str, found: Result<Vec<SocketAddr>, String>) {
         let found = found.and_then(|addresses| {
             if addresses.is_empty() { Err("it has no address".into()) } else { Ok(addresses) }
@@ -176,8 +176,8 @@ impl ServerLog {
         }
     }
 
-    /// A datagram was sent, or could not be. Returns whether it is the first request of a transaction with a
-    /// server.
+    /// Records a datagram that was sent, or could not be. Returns whether it is the first request of a transaction
+    /// with a server.
     pub(super) fn sent(
         &mut self,
         now: Duration,
@@ -230,8 +230,8 @@ impl ServerLog {
         self.transactions.iter().any(|t| t.id == id && t.answer.is_none())
     }
 
-    /// A datagram arrived. Returns whether it answers a request. Answers are matched by transaction, because a
-    /// server with several addresses may answer from another one.
+    /// Records a datagram that arrived. Returns whether it answers a request. Answers are matched by transaction,
+    /// because a server with several addresses may answer from another one.
     pub(super) fn received(&mut self, now: Duration, datagram: &[u8]) -> bool {
         let Some(id) = datagram.get(8..20) else { return false };
         let open = |t: &&mut Transaction| t.answer.is_none() && t.id == id;
@@ -241,8 +241,8 @@ impl ServerLog {
         transaction.answer.is_some()
     }
 
-    /// A server cannot be connected to from this local address, or no longer. Returns the failure to report
-    /// immediately: the loss of an allocation.
+    /// Records that the connection from this local address to a server failed or has closed. Returns the failure to
+    /// report immediately: the loss of an allocation.
     pub(super) fn connection_failed(
         &mut self,
         now: Duration,
@@ -308,7 +308,7 @@ impl ServerLog {
         }
     }
 
-    /// Success on any local address counts, otherwise a rejection on any, otherwise silence.
+    /// The outcome for a server: success from any local address, otherwise a rejection from any, otherwise silence.
     fn judge(
         &self,
         server: &ConfiguredServer,
@@ -341,8 +341,8 @@ impl ServerLog {
                 .find(|gone| (gone.local, gone.server) == (t.local, t.server))
         };
         let mut unanswered: Vec<_> = matching().filter(|t| t.answer.is_none()).collect();
-        // A server that cannot be reached from one local address may be reachable from another: those count first,
-        // then the most informative reason.
+        // A server that cannot be reached from one local address may be reachable from another: requests that are
+        // still open count first, then the most informative reason.
         let gone = unanswered
             .iter()
             .filter_map(|t| ended(t))
@@ -364,7 +364,7 @@ impl ServerLog {
         (outcome, first, None)
     }
 
-    /// When a server without an answer counts as failed; none while no request was sent to it.
+    /// When a server without an answer counts as failed; `None` until the lookup of its name has started.
     fn deadline(&self, server: &ConfiguredServer, result: &GatherResult) -> Option<Duration> {
         let endpoint = server.endpoint.as_ref().ok()?;
         let lookup = self.lookups.iter().find(|lookup| lookup.endpoint == *endpoint)?;
@@ -408,7 +408,7 @@ impl ServerLog {
         self.lookups.iter().any(|lookup| lookup.endpoint == *endpoint && lookup.found.is_none())
     }
 
-    /// Whether nothing more is awaited, or when to check again: `Err(None)` means after the next event.
+    /// `Ok` if nothing more is awaited; otherwise when to check again, where `None` means after the next event.
     pub(super) fn settled(&self, now: Duration) -> Result<(), Option<Duration>> {
         let mut next: Option<Duration> = None;
         let mut open = false;
@@ -449,7 +449,7 @@ impl Lookup {
     }
 }
 
-/// The address as it was resolved: an IPv4 address may come back mapped into IPv6.
+/// The address in the form in which it was resolved: an IPv4 address may be reported as mapped into IPv6.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }

@@ -1,17 +1,17 @@
 //! Selects the datagrams that reach a peer connection: only those from a path that ICE has authenticated.
 //!
-//! `rtc` 0.21.1 hands DTLS and SRTP to the connection whatever address they come from
-//! (`peer_connection/handler/ice.rs:83`), attributes indications and channel data from any address to its TURN
-//! server (`webrtc` 0.21.1, `peer_connection/transport/turn_relayer.rs:438`), and acts on a role conflict before it
-//! verifies the request (`rtc-ice` 0.21.1, `agent/mod.rs:1278`). So our sockets only pass:
+//! `rtc` 0.21.1 passes DTLS and SRTP to the connection regardless of their source address
+//! (`peer_connection/handler/ice.rs:83`), attributes indications and channel data from any address to its TURN server
+//! (`webrtc` 0.21.1, `peer_connection/transport/turn_relayer.rs:438`), and acts on a role conflict before it verifies
+//! the request (`rtc-ice` 0.21.1, `agent/mod.rs:1278`). So our sockets pass only:
 //!
 //! - connectivity checks and their answers with a valid MESSAGE-INTEGRITY (RFC 8445 §7.1.1 and §7.3); each opens
 //!   the path that it arrived on, including peer-reflexive ones
-//! - answers of STUN and TURN servers to our requests (RFC 8489 §6.3.1)
-//! - DTLS, SRTP and SRTCP on an open path; if relayed by a TURN server that we use, the path is the server's
-//!   address and the peer's (RFC 8656 §11 and §12)
+//! - answers from STUN and TURN servers to our requests (RFC 8489 §6.3.1)
+//! - DTLS, SRTP and SRTCP on an open path; a path through a TURN server that we use consists of the server's address
+//!   and the peer's (RFC 8656 §11 and §12)
 //!
-//! Everything else is dropped before the crate sees it. No sockets and no clock: `now` is an argument.
+//! Everything else is dropped before the crate sees it. The guard has no sockets and no clock.
 
 use std::{
     collections::VecDeque,
@@ -22,17 +22,18 @@ use std::{
 use super::sdp::{IceCredentials, ice_credentials};
 use crate::stun::message::{Class, Message, TransactionId, attr, method};
 
-/// Credentials remembered for each end: those of the current ICE generation and the previous one, for several
-/// m-lines.
+/// Maximum number of credentials remembered for each end: those of the current ICE generation and the previous one,
+/// for several m-lines.
 const MAX_CREDENTIALS: usize = 8;
 
-/// Open paths remembered. Only the peer can open one; beyond a few, they belong to networks it has left.
+/// Maximum number of open paths remembered. Only the peer can open a path; all but a few belong to networks that it
+/// has left.
 const MAX_PATHS: usize = 64;
 
-/// Requests to STUN and TURN servers that may still be answered; a gathering has a dozen.
+/// Maximum number of requests to STUN and TURN servers whose answers are accepted; gathering sends about a dozen.
 const MAX_REQUESTS: usize = 1024;
 
-/// TURN servers, and channels bound on them, remembered.
+/// Maximum number of TURN servers remembered, and of channels bound on them.
 const MAX_SERVERS: usize = 64;
 
 /// The origin of a datagram: the TURN server that relayed it, if any, and its sender.
@@ -77,12 +78,12 @@ impl Guard {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Our description, whose credentials the peer's checks use.
+    /// Remembers the credentials of our description, which the peer's checks use.
     pub(super) fn local_description(&self, sdp: &str) {
         remember_credentials(&mut self.state().local, sdp);
     }
 
-    /// The peer's description, whose credentials its answers to our checks use.
+    /// Remembers the credentials of the peer's description, which its answers to our checks use.
     pub(super) fn remote_description(&self, sdp: &str) {
         remember_credentials(&mut self.state().remote, sdp);
     }
@@ -95,9 +96,9 @@ impl Guard {
         Some(known.password.clone())
     }
 
-    /// An outgoing datagram: requests to servers are remembered until they are answered.
+    /// Inspects an outgoing datagram: requests to servers are remembered, so that their answers pass.
     pub(super) fn sent(&self, to: SocketAddr, datagram: &[u8]) {
-        // Media and DTLS, the bulk of the traffic, end here.
+        // Media and DTLS, the bulk of the traffic, need no inspection.
         if datagram.first().is_none_or(|first| *first > 3) {
             return;
         }
@@ -182,7 +183,7 @@ impl GuardState {
         self.data(path, data)
     }
 
-    /// A request or an answer from the peer's ICE agent.
+    /// Verifies a request or an answer from the peer's ICE agent; a valid one opens its path.
     fn check(&mut self, path: Path, message: &Message<'_>) -> Verdict {
         let authentic = message.method == method::BINDING
             && match message.class {
@@ -206,14 +207,14 @@ impl GuardState {
         Verdict::Check
     }
 
-    /// DTLS (first byte 20 to 63), SRTP and SRTCP (128 to 191; RFC 7983 §7).
+    /// Whether DTLS (first byte 20 to 63), SRTP or SRTCP (128 to 191; RFC 7983 §7) arrived on an open path.
     fn data(&self, path: Path, datagram: &[u8]) -> Verdict {
         let kind = matches!(datagram.first(), Some(20..=63 | 128..=191));
         if kind && self.paths.contains(&path) { Verdict::Data } else { Verdict::Drop }
     }
 }
 
-/// Keeps the newest values, without duplicates.
+/// Adds a value; only the newest values are kept, without duplicates.
 fn remember<T: PartialEq>(kept: &mut VecDeque<T>, new: T, max_len: usize) {
     if kept.contains(&new) {
         return;

@@ -1,4 +1,4 @@
-//! The crate's callbacks, turned into events; and construction of the crate's connection.
+//! Turns the crate's callbacks into events, and builds the crate's connection.
 
 use std::sync::{Arc, Weak};
 
@@ -49,7 +49,7 @@ impl PeerConnectionEventHandler for Handler {
                 sdp_mline_index: Some(index),
                 username_fragment: init.username_fragment,
             }))),
-            Err(error) => tracing::warn!("a local candidate could not be written: {error}"),
+            Err(error) => tracing::warn!("a local candidate could not be serialized: {error}"),
         }
     }
 
@@ -105,7 +105,7 @@ impl PeerConnectionEventHandler for Handler {
     }
 }
 
-/// Builds the connection, without mDNS where multicast cannot be joined; also returns whether mDNS is in use.
+/// Builds the connection, without mDNS if its multicast group cannot be joined; also returns whether mDNS is in use.
 pub(super) async fn build(
     config: &PeerConfig,
     rtc: RTCConfiguration,

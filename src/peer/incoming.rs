@@ -1,7 +1,7 @@
 //! The remote peer's RTP streams, each with its own assembler.
 //!
-//! Normally there is only one. A sender that restarts uses a new SSRC (RFC 3550 §8), and packets from a stranger
-//! must not harm the existing stream. Sans-IO, like the assembler.
+//! Normally there is only one. A sender that restarts uses a new SSRC (RFC 3550 §8), and packets from an unknown
+//! source must not harm the existing stream. Sans-IO, like the assembler.
 
 use std::{
     collections::HashMap,
@@ -13,10 +13,10 @@ use super::{
     rtp_observer::InboundRtp,
 };
 
-/// Streams kept at a time; a new one replaces the one that was silent longest.
+/// Maximum number of streams; a new one replaces the one that has been silent for the longest time.
 const MAX_STREAMS: usize = 4;
 
-/// Maximum size of all incomplete access units together, bytes: one of the largest that a sender may produce.
+/// Maximum total size of all incomplete access units, bytes: enough for the largest one that a sender may produce.
 const MAX_HELD: usize = 24 << 20;
 
 struct IncomingStream {
@@ -24,7 +24,7 @@ struct IncomingStream {
     last_arrival: Instant,
 }
 
-/// The streams, by SSRC.
+/// The streams of the remote peer, by SSRC.
 pub(super) struct Incoming {
     patience: Duration,
     bare: bool,
@@ -50,7 +50,8 @@ impl Incoming {
         self.streams.values_mut().for_each(|stream| stream.assembler.set_repaired(repaired));
     }
 
-    /// Takes one packet. If a stream is evicted for it, its incomplete access units are returned as broken.
+    /// Processes one packet. If a stream is evicted for it, the incomplete access units of that stream are returned
+    /// as broken.
     pub(super) fn push(&mut self, inbound: InboundRtp) -> Vec<Assembled> {
         let (ssrc, arrived) = (inbound.ssrc, inbound.packet.arrived);
         let mut made = Vec::new();
@@ -74,8 +75,8 @@ impl Incoming {
         made
     }
 
-    /// Abandons access units until the total size is within the limit: those of the stream that holds the most, so
-    /// that one stream cannot evict another.
+    /// Abandons access units until the total size is within the limit, always in the stream that holds the most
+    /// bytes, so that one stream cannot evict another.
     fn shed(&mut self) -> Vec<Assembled> {
         let mut made = Vec::new();
         while self.held() > MAX_HELD {
@@ -114,7 +115,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(4);
 
-    /// A packet of a picture with three: SPS, then two more.
+    /// A packet of a picture that consists of three packets, the first of which is an SPS.
     fn packet(ssrc: u32, timestamp: u32, index: u16, arrived: Instant) -> InboundRtp {
         let kind = if index == 0 { 0x67 } else { 0x65 };
         InboundRtp {
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_does_not_affect_the_existing_stream() {
+    fn an_unknown_source_does_not_affect_the_existing_stream() {
         let now = Instant::now();
         let mut incoming = Incoming::new(PATIENCE);
         incoming.push(packet(1, 1, 0, now));
@@ -180,7 +181,7 @@ mod tests {
 
     /// A million packets of pictures that never become complete, from ten sources.
     #[test]
-    fn incomplete_pictures_take_a_bounded_number_of_bytes() {
+    fn the_size_of_incomplete_pictures_is_bounded() {
         let start = Instant::now();
         let mut incoming = Incoming::new(PATIENCE);
         let payload = Bytes::from(vec![0x65; 1188]);

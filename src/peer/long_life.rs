@@ -1,5 +1,5 @@
 //! A call of thirty days in virtual time: packetizer, pacing, repair, transport-wide feedback, SRTP and assembler
-//! over a link that loses, delays and repeats, with silences, outages and sleeps of any length.
+//! over a link that loses, delays and duplicates packets, with silence, outages and sleep of any length.
 //!
 //! Each peer has its own monotonic clock, which stops while its machine sleeps.
 
@@ -48,16 +48,16 @@ const CADENCE: Duration = Duration::from_millis(3500);
 /// Time until everything repairable has been repaired.
 const SETTLED: Duration = Duration::from_secs(12);
 
-/// How a sender makes its timestamps.
+/// How a sender generates its timestamps.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum TimestampKind {
-    /// As this project does it.
+    /// As in this project.
     Ours,
-    /// By elapsed time, whatever that does to the counter.
+    /// By elapsed time, even where this makes the counter jump by more than half its range.
     Elapsed,
     /// By the frame rate that a file declares, restarting at zero after each pass.
     Declared,
-    /// Anything.
+    /// Random values.
     Random,
 }
 
@@ -103,7 +103,7 @@ struct Call {
     keyframes: u32,
     newest: u32,
     arrived: u32,
-    most_held: usize,
+    max_held: usize,
 }
 
 fn stream(ssrc: u32) -> StreamInfo {
@@ -175,14 +175,14 @@ impl Call {
             keyframes: 0,
             newest: 0,
             arrived: 0,
-            most_held: 0,
+            max_held: 0,
             random,
         };
         call.restart(true);
         call
     }
 
-    /// The sender restarts: with a new source, or only with different numbers.
+    /// Restarts the sender, with a new SSRC or only with different numbers.
     fn restart(&mut self, new_source: bool) {
         if new_source {
             let before = stream(self.ssrc);
@@ -198,13 +198,13 @@ impl Call {
             self.feedback.bind_remote_stream(&info);
             self.requester.bind_remote_stream(&info);
         } else {
-            // SRTP drops packets that go back (RFC 3711 §3.3.2).
+            // SRTP drops packets whose sequence number goes back (RFC 3711 §3.3.2).
             self.sequence = self.sequence.wrapping_add(self.random.random_range(1..32_000));
         }
         self.timestamp = self.random.random();
     }
 
-    /// The clock of a peer.
+    /// The current time by a peer's clock.
     fn at(&self, side: usize) -> Instant {
         let frozen =
             self.asleep[side].map_or(Duration::ZERO, |since| self.now.saturating_sub(since));
@@ -221,7 +221,7 @@ impl Call {
         self.sent.insert(self.keyframes, self.up);
         let timestamp = match self.stamps {
             TimestampKind::Ours => {
-                // The wall clock is occasionally set between camera and track.
+                // Occasionally the wall clock is set between capture and sending.
                 let ages = [20, 20, 20, 86_400_000, 0];
                 let age = ages[self.random.random_range(0..ages.len())];
                 self.timestamps.next(self.at(SENDER), Duration::from_millis(age))
@@ -358,7 +358,7 @@ impl Call {
             },
             _queued: Queued::default(),
         });
-        self.most_held = self.most_held.max(self.incoming.held());
+        self.max_held = self.max_held.max(self.incoming.held());
         self.take(made);
     }
 
@@ -374,7 +374,7 @@ impl Call {
         }
     }
 
-    /// When a timer of a peer is due.
+    /// When the next timer of a peer is due.
     fn timer(&mut self, side: usize) -> Option<Duration> {
         if self.asleep[side].is_some() {
             return None;
@@ -428,7 +428,7 @@ impl Call {
         self.now = end;
     }
 
-    /// A machine sleeps: its clock stops, and packets sent to it are lost.
+    /// Lets a machine sleep: its clock stops, and packets sent to it are lost.
     fn sleep(&mut self, side: usize, time: Duration) {
         self.asleep[side] = Some(self.now);
         self.pass(time);
@@ -436,7 +436,7 @@ impl Call {
         self.slept[side] += time;
     }
 
-    /// All timers are late by this, at both peers.
+    /// Delays all timers of both peers by this time; packets in flight are lost.
     fn stall(&mut self, time: Duration) {
         self.now += time;
         self.flights.clear();
@@ -445,7 +445,7 @@ impl Call {
         self.run_timers(RECEIVER);
     }
 
-    /// Keyframes at the usual cadence; afterwards all that had to arrive are here, and nothing is held.
+    /// Sends keyframes at the usual cadence. Afterwards all that must arrive have arrived, and nothing is held.
     fn burst(&mut self, count: u32) {
         for _ in 0..count {
             self.send_keyframe();
@@ -496,10 +496,10 @@ impl Call {
         self.burst(5);
         println!(
             "{:?}: {} keyframes, {} arrived, {} flights, at most {} bytes held",
-            self.stamps, self.keyframes, self.arrived, self.flown, self.most_held
+            self.stamps, self.keyframes, self.arrived, self.flown, self.max_held
         );
-        // After an outage everything repairable arrives in one burst: 2048 packets.
-        assert!(self.most_held < 3 << 20, "{} bytes held", self.most_held);
+        // After an outage, everything that can be repaired arrives in one burst: 2048 packets.
+        assert!(self.max_held < 3 << 20, "{} bytes held", self.max_held);
     }
 }
 
@@ -532,7 +532,8 @@ fn thirty_days_of_arbitrary_timestamps() {
     Call::new(4, TimestampKind::Random).live(30 * 24 * HOUR);
 }
 
-/// A limit of `rtc-srtp` 0.21.1 (`context/mod.rs:45`) that nothing here can lift; `media_gate` reports it.
+/// A limitation of `rtc-srtp` 0.21.1 (`context/mod.rs:45`) that cannot be worked around here; `media_gate` reports
+/// it.
 #[test]
 fn srtp_fails_when_more_than_half_a_wrap_is_lost() {
     for (lost, readable) in [(30_000, true), (40_000, false)] {

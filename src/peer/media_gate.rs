@@ -2,11 +2,11 @@
 //!
 //! `rtc-srtp` 0.21.1 creates a state with a replay window for each SSRC before it has verified the packet
 //! (`context/srtp.rs:30`, `get_srtp_ssrc_state`, and `context/srtcp.rs:31`), and keeps it for the life of the
-//! connection: about 500 bytes for each packet with a made-up SSRC. SSRCs are in clear text in both kinds of
-//! packets, so the sockets can count them first. An admitted source costs no more afterwards.
+//! connection: about 500 bytes for each packet with a made-up SSRC. SSRCs are in clear text in both kinds of packets,
+//! so the sockets can count them first. Once a source is admitted, its packets no longer count.
 //!
-//! A peer need not signal its SSRCs, and its RTCP uses still others, so the first sources that arrive are admitted.
-//! Signaled ones have their own allowance, which packets from others cannot use up.
+//! A peer need not signal its SSRCs, and its RTCP uses others again, so the first sources that arrive are admitted.
+//! Signaled sources have an allowance of their own, which packets from other sources cannot use up.
 
 use std::{
     collections::HashSet,
@@ -21,19 +21,19 @@ use rtc::shared::util::{is_rtcp, match_srtp_or_srtcp};
 
 use super::{allowance::Allowance, dtls_filter};
 
-/// Sources admitted in a burst, then one more in this many seconds. A peer has four: video, and its RTCP.
+/// Sources admitted in a burst, and per second after that. A peer has four, for video and its RTCP.
 const SOURCES: (u32, f64) = (64, 1.0 / 60.0);
 
 /// The same for sources that the remote description names.
 const SIGNALED: (u32, f64) = (64, 1.0 / 10.0);
 
-/// Sources remembered from one description.
+/// Maximum number of sources remembered from one description.
 const MAX_SIGNALED: usize = 16;
 
-/// This many consecutive RTP packets that cannot be decrypted are reported.
+/// Number of consecutive RTP packets that cannot be decrypted after which a warning is logged.
 const UNREADABLE: u32 = 500;
 
-/// The sources of one peer connection.
+/// The sources of media on one peer connection.
 #[derive(Debug)]
 pub(super) struct MediaGate {
     sources: Mutex<Sources>,
@@ -63,12 +63,12 @@ impl Default for MediaGate {
 }
 
 impl MediaGate {
-    /// The remote description names these SSRCs (`a=ssrc`, RFC 5576), replacing earlier ones.
+    /// Sets the SSRCs that the remote description names (`a=ssrc`, RFC 5576), replacing earlier ones.
     pub(super) fn signaled(&self, ssrcs: impl Iterator<Item = u32>) {
         self.sources().signaled = ssrcs.take(MAX_SIGNALED).collect();
     }
 
-    /// An RTP packet could be decrypted.
+    /// Records that an RTP packet could be decrypted.
     pub(super) fn read(&self) {
         self.unread.store(0, Ordering::Relaxed);
     }
@@ -85,7 +85,8 @@ impl MediaGate {
         let admitted = ssrc(media, rtcp).is_some_and(|ssrc| self.sources().admits(ssrc, now));
         if admitted && !rtcp && self.unread.fetch_add(1, Ordering::Relaxed) == UNREADABLE {
             // rtc-srtp 0.21.1 cannot recover the rollover counter after a loss of more than 2^15 packets
-            // (`context/mod.rs:45`), nor does its replay window accept a sender that goes back (RFC 3711 §3.3.1).
+            // (`context/mod.rs:45`), nor does its replay window accept sequence numbers that go back (RFC 3711
+            // §3.3.1).
             tracing::warn!(
                 "the last {UNREADABLE} RTP packets could not be decrypted: they are forged, or more packets were \
                  lost than SRTP can skip; a new connection negotiates new keys"

@@ -1,26 +1,27 @@
-//! The WebRTC peer: connection, video sender and receiver, control channel; knows no signaling.
+//! The WebRTC peer: connection, video sender and receiver, and control channel. It is independent of signaling.
 //!
-//! [`Peer`] wraps one `RTCPeerConnection` of the `webrtc` crate and confines that crate's types to this module.
-//! What happens on it is reported as [`PeerEvent`]s.
+//! [`Peer`] wraps one `RTCPeerConnection` of the `webrtc` crate and confines that crate's types to this module. It
+//! reports what happens on the connection as [`PeerEvent`]s.
 //!
-//! - [`config`]: the configuration of a peer, and the crate settings that follow from it
-//! - `runtime`: the crate's driver without its stalls; `driver`: its thread; `watchdog`: detects one that hangs
-//! - `socket`: its UDP sockets; `guard`: only datagrams of authenticated paths; `dtls_filter`: DTLS records
+//! - [`config`]: the configuration of a peer, and the crate settings derived from it
+//! - `runtime`: the crate's driver without its stalls; `driver`: its thread; `watchdog`: detects a driver that hangs
+//! - `socket`: the UDP sockets; `guard`: admits datagrams on authenticated paths; `dtls_filter`: filters DTLS records
 //! - [`vitals`]: evidence that the connection is alive
-//! - [`event`]: what happens on it; [`error`]: what can go wrong; `shared`: state shared by its tasks
-//! - [`gathering`]: the exchange with its STUN and TURN servers
+//! - [`event`]: the connection's events; [`error`]: its errors; `shared`: state shared by its tasks
+//! - [`gathering`]: the exchange with the STUN and TURN servers
 //! - `streams`: TURN over TCP and TLS
 //! - [`connection`]: offer, answer, candidates, close; `handler`: the crate's callbacks
 //! - [`control`]: the data channels
 //! - [`packetizer`], `depacketizer` and [`assembler`]: access unit to RTP and back (RFC 6184)
 //! - `incoming`: the remote peer's streams; [`video`]: the tasks around them
-//! - [`pacing`]: when packets may leave; [`rate`]: how fast
-//! - `remote_candidates`: filters the remote peer's candidates; `media_gate`: filters sources of media
-//! - `allowance`: a burst, then a rate per second
+//! - [`pacing`]: when packets may be sent; [`rate`]: the current send rate; `remb`: a limit reported by the receiver
+//! - `remote_candidates`: filters the remote peer's candidates; `media_gate`: limits the sources of media
+//! - `allowance`: a token bucket
 //! - [`repair`]: requests and retransmissions of lost packets; `sequence`: counters that wrap
 //! - [`rtp_observer`]: observes the RTP and RTCP chain
 //! - `timestamps`: RTP timestamps of the video track
-//! - `relay_wait`: relayed pairs wait for direct ones; `early_checks`: checks that precede their candidate
+//! - `relay_wait`: makes relayed pairs wait for direct ones; `early_checks`: holds back checks that precede their
+//!   candidate
 //! - [`stats`]: getStats with W3C names, gaps filled or omitted; [`frames`] and `reports`: sources of its values
 
 mod allowance;

@@ -1,15 +1,15 @@
-//! Access unit to RTP payloads (RFC 6184, packetization-mode 1).
+//! Splits access units into RTP payloads (RFC 6184, packetization-mode 1).
 //!
-//! Consecutive small NAL units share a STAP-A (§5.7.1), large ones are split into FU-As (§5.8), others travel alone
-//! (§5.6). Every NAL unit is sent, in order, and nothing else: the receiver gets the access unit back byte for
-//! byte.
+//! Consecutive small NAL units share a STAP-A (§5.7.1), large ones are split into FU-As (§5.8), and others are sent
+//! alone (§5.6). All NAL units are sent in order and nothing is added, so the receiver restores the access unit byte
+//! for byte.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::media::h264;
 
-/// Maximum RTP payload, bytes: fits an MTU of 1280 (the IPv6 minimum) behind UDP, a TURN channel header, and SRTP's
-/// header and tag.
+/// Maximum RTP payload, bytes: fits an MTU of 1280 (the IPv6 minimum) together with the headers of UDP, a TURN
+/// channel and SRTP, and SRTP's tag.
 pub const MAX_PAYLOAD_BYTES: usize = 1188;
 
 const STAP_A: u8 = 24;
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn one_small_unit_travels_alone() {
+    fn one_small_unit_is_sent_alone() {
         let payloads = packetize(&access_unit(&[100]));
         assert_eq!(payloads.len(), 1);
         assert_eq!(payloads[0][0], 0x67);

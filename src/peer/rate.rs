@@ -26,7 +26,7 @@ impl SendRate {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Sets it, bits a second.
+    /// Sets the rate, bits a second.
     pub fn set(&self, bits_per_second: u64) {
         self.0.store(bits_per_second, Ordering::Relaxed);
     }

@@ -2,9 +2,10 @@
 //!
 //! RFC 8445 §8.1.1 leaves it to the controlling agent when to nominate. `rtc-ice` 0.21.1 nominates the first pair
 //! that works and keeps it, and its own wait for relayed pairs is a fixed time, chosen before the first round trip
-//! (`agent/agent_selector.rs:57`): on a satellite path it is over before the first direct check is answered. So
-//! answers to checks on relayed paths are dropped until direct ones have had twice the time that a relayed one
-//! took. Checks are retransmitted, and a later one is answered. No sockets and no clock: `now` is an argument.
+//! (`agent/agent_selector.rs:57`): on a satellite path it has elapsed before the first direct check is answered. So
+//! answers to checks on relayed paths are dropped until direct checks have had twice the time that a relayed one
+//! took. Checks are retransmitted, and a later answer passes. There are no sockets and no clock here: `now` is an
+//! argument.
 
 use std::{
     collections::HashSet,
@@ -25,7 +26,7 @@ use crate::{
 /// The maximum wait, from the start of the checks. A pair fails after 4 s without an answer.
 const MAX_WAIT: Duration = Duration::from_secs(3);
 
-/// The peer's relayed candidates remembered; a device has a dozen.
+/// Maximum number of the peer's relayed candidates remembered; a device has about a dozen.
 const MAX_RELAYS: usize = 256;
 
 /// The wait of one peer connection; it happens once for each ICE generation.
@@ -55,7 +56,7 @@ impl RelayWait {
         Self { min_wait, active: AtomicBool::new(false), state: Mutex::default() }
     }
 
-    /// Checks start with the remote description of a new generation.
+    /// Starts the wait if the remote description begins a new generation: the checks start with it.
     pub(super) fn remote_description(&self, ufrag: Option<&str>, now: Instant) {
         let mut state = self.state();
         if self.min_wait.is_zero() || (state.start.is_some() && state.ufrag.as_deref() == ufrag) {
@@ -66,7 +67,7 @@ impl RelayWait {
         self.active.store(true, Ordering::Relaxed);
     }
 
-    /// The peer has signaled a candidate.
+    /// Records a candidate that the peer has signaled.
     pub(super) fn signaled(&self, target: Target) {
         let Target::Address(address, CandidateType::Relay) = target else { return };
         let mut state = self.state();
@@ -80,7 +81,7 @@ impl RelayWait {
         self.active.load(Ordering::Relaxed)
     }
 
-    /// An outgoing datagram.
+    /// Inspects an outgoing datagram.
     pub(super) fn sent(&self, to: SocketAddr, datagram: &[u8], now: Instant) {
         let mut state = self.state();
         if state.start.is_some_and(|start| now.saturating_duration_since(start) > self.max_wait()) {
@@ -159,7 +160,7 @@ mod tests {
             .finish()
     }
 
-    /// When the first answer on a relayed path passes, if it arrives every 5 ms; ms from the start of the checks.
+    /// When an answer on a relayed path first passes, if one arrives every 5 ms; ms from the start of the checks.
     fn passes_after(wait: &RelayWait, start: Instant, sent_at: u64, takes: u64) -> u64 {
         let (turn, relay) = (at("192.0.2.9:3478"), at("192.0.2.9:50000"));
         let time = |ms| start + Duration::from_millis(ms);
@@ -199,7 +200,7 @@ mod tests {
             (5, 620, 1240),
             (0, 1450, 2900),
             (0, 2500, 3000),
-            // An allocation over TCP is late: direct checks have had their time.
+            // An allocation over TCP is late: direct checks have already had enough time.
             (900, 60, 960),
             (900, 600, 1500),
         ] {

@@ -1,11 +1,11 @@
-//! The receiver's own estimate of what the path carries, for senders that honor REMB
-//! (draft-alvestrand-rmcat-remb-03, `a=rtcp-fb:… goog-remb`) and stamp their packets with the time at which
-//! they left (`abs-send-time`).
+//! The receiver's own estimate of the path's rate, for senders that honor REMB (draft-alvestrand-rmcat-remb-03,
+//! `a=rtcp-fb:… goog-remb`) and stamp their packets with the send time (`abs-send-time`).
 //!
-//! libwebrtc's estimate converges over a continuous stream. With one keyframe every few seconds it stays a little above
-//! a slow path's rate, so that each keyframe fills the queue in front of the path, and pings wait in it. The delay of
-//! packets against their send time shows such a queue while it grows; a REMB a little below the rate at which they
-//! arrive keeps the next ones, and the rest of this keyframe, from waiting. Nothing is sent as long as no queue grows.
+//! libwebrtc's estimate converges over a continuous stream. With one keyframe every few seconds it stays a little
+//! above a slow path's rate, so each keyframe fills the queue in front of the path, and pings wait in that queue.
+//! Comparing the packets' arrival times with their send times shows such a queue while it grows; a REMB a little
+//! below the arrival rate keeps the following keyframes, and the rest of the current one, from waiting. Nothing is
+//! sent as long as no queue grows.
 
 use std::time::{Duration, Instant};
 
@@ -15,101 +15,104 @@ use rtc::{
     rtp,
 };
 
-/// URI of the header extension: 24 bits of seconds, 18 of them behind the point.
+/// URI of the header extension: the send time in seconds, 24 bits of which 18 are fractional.
 pub(super) const ABS_SEND_TIME_URI: &str =
     "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time";
 
-/// Its unit: 2^-18 s.
+/// Units of the send time in a second: one unit is 2^-18 s.
 const UNITS_PER_SECOND: f64 = (1 << 18) as f64;
 
-/// Packets that arrive after a pause like this start a new burst, with an empty queue before them.
+/// A packet that arrives after a longer pause than this starts a new burst, with an empty queue.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Time in which the least delay is that of a standing queue. libwebrtc's pacer sends up to 40 ms of packets in one go
-/// (`PacingController::kDefaultBurstInterval`), which wait for each other without one.
+/// The minimum delay within this time is that of a standing queue. It exceeds the 40 ms of packets that libwebrtc's
+/// pacer sends in one burst (`PacingController::kDefaultBurstInterval`), which wait for each other even without a
+/// standing queue.
 const STANDING: Duration = Duration::from_millis(60);
 
-/// A standing queue of this delay is reported.
+/// A standing queue with at least this delay is reported.
 const QUEUE: Duration = Duration::from_millis(25);
 
-/// A burst whose standing queue stays below this found none: the path may carry more.
+/// A burst whose standing queue stays below this delay counts as one without a queue: the path may carry more.
 const NO_QUEUE: Duration = Duration::from_millis(20);
 
-/// A packet that waits less found the queue empty.
+/// A packet with less delay than this, s, found the queue empty.
 const EMPTY: f64 = 0.003;
 
-/// Packets that have to arrive while the queue stands before their rate is that of the path.
-const FEWEST: usize = 8;
+/// Minimum number of packets from a standing queue before their rate counts as that of the path.
+const MIN_PACKETS: usize = 8;
 
-/// The median gap's rate and that of all packets differ by at most this factor where a path's rate spaces them. After a
-/// stall, of a radio or of the receiver, many arrive together.
+/// If the path's rate spaces the packets, the rate of their median gap and the rate of all packets differ by at most
+/// this factor. After a stall of a radio or of the receiver, many packets arrive together.
 const EVEN: f64 = 1.5;
 
 /// Share of the path's rate that the sender may use. libwebrtc paces at 1.1 times the estimate.
 const SHARE: f64 = 0.9;
 
-/// What the estimate is raised by after a burst without a queue.
+/// Factor by which the estimate is raised after bursts without a queue.
 const RAISE: f64 = 1.25;
 
-/// Bursts without a queue before it is raised; twice as many after each raise that filled the queue, up to [`LONGEST_HOLD`].
+/// Number of bursts without a queue before the estimate is raised; doubled after each raise that caused a queue, up
+/// to [`MAX_HOLD`].
 const HOLD: u32 = 4;
-const LONGEST_HOLD: u32 = 32;
+const MAX_HOLD: u32 = 32;
 
-/// From here on the estimate limits nothing: above the maximum that our answer names.
+/// An estimate of this or more, bits/s, limits nothing: it is above the maximum in our answer.
 const UNLIMITED: f64 = 15e6;
 
-/// Sent to withdraw an estimate, bits/s.
+/// The estimate that is sent to withdraw an earlier one, bits/s.
 const WITHDRAWN: f64 = 1e9;
 
-/// Withdrawals, for RTCP gets lost.
+/// How many times a withdrawal is sent, because RTCP may be lost.
 const WITHDRAWALS: u32 = 3;
 
-/// Time between two reports within a burst.
+/// Minimum time between two reports within a burst.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// A packet as the estimate needs it.
+/// The properties of a received packet that the estimate needs.
 #[derive(Debug, Clone, Copy)]
 struct Arrived {
     at: Instant,
     bytes: usize,
-    /// Arrival less send time, s, from an arbitrary origin.
+    /// Arrival time minus send time, s, from an arbitrary origin.
     delay: f64,
 }
 
-/// What is known of a burst of packets.
+/// A burst of packets.
 #[derive(Debug, Default)]
 struct Burst {
-    /// Those that arrived since the queue was empty.
+    /// Packets that arrived since the queue was last empty.
     packets: Vec<Arrived>,
     count: usize,
-    /// Least delay so far, s.
-    least: f64,
-    /// Longest delay of a standing queue, s.
-    longest: f64,
+    /// Minimum delay so far, s.
+    min_delay: f64,
+    /// Maximum delay of a standing queue so far, s.
+    max_standing: f64,
 }
 
-/// The estimate, without a socket and with time passed in.
+/// The estimate. It has no sockets and no clock: `now` is an argument.
 #[derive(Debug, Default)]
 pub(super) struct PathLimit {
     /// First arrival, the origin of delays.
     origin: Option<Instant>,
-    /// Send time of the newest packet, units without a wrap.
+    /// Send time of the newest packet, extended so that it does not wrap.
     sent: Option<i64>,
     burst: Burst,
-    /// Bits/s of RTP packets; none while no queue was seen.
+    /// The estimate for RTP packets, bits/s; `None` until a queue is seen.
     limit: Option<f64>,
-    /// Bursts without a queue since it was lowered or raised.
+    /// Consecutive bursts without a queue since the estimate was last lowered or raised.
     calm: u32,
-    /// How many are waited for.
+    /// Number of such bursts before the estimate is raised.
     hold: u32,
-    /// Whether the newest change was a raise.
+    /// Whether the last change was a raise.
     raised: bool,
     withdrawals: u32,
     reported: Option<Instant>,
 }
 
 impl PathLimit {
-    /// A packet arrived that left at `send_time`, 24 bits of 2^-18 s. Gives the estimate to send, bits/s.
+    /// Records a packet that was sent at `send_time`, 24 bits in units of 2^-18 s. Returns the estimate to send, if
+    /// any, bits/s.
     pub(super) fn arrived(&mut self, send_time: u32, bytes: usize, now: Instant) -> Option<f64> {
         let origin = *self.origin.get_or_insert(now);
         let sent = unwrap_send_time(self.sent, send_time);
@@ -119,7 +122,7 @@ impl PathLimit {
         let starts = self.burst.packets.last().is_none_or(|last| now - last.at > PAUSE);
         let ended = if starts { self.end_burst() } else { None };
         if starts {
-            self.burst = Burst { least: delay, ..Burst::default() };
+            self.burst = Burst { min_delay: delay, ..Burst::default() };
         }
         self.burst.push(packet);
         self.lower(now).or(ended)
@@ -133,19 +136,16 @@ impl PathLimit {
         if recently || limit >= UNLIMITED || self.limit.is_some_and(|known| limit > known * 0.97) {
             return None;
         }
-        self.hold = if self.raised {
-            (self.hold * 2).clamp(HOLD, LONGEST_HOLD)
-        } else {
-            self.hold.max(HOLD)
-        };
+        self.hold =
+            if self.raised { (self.hold * 2).clamp(HOLD, MAX_HOLD) } else { self.hold.max(HOLD) };
         (self.raised, self.calm) = (false, 0);
         (self.limit, self.reported, self.withdrawals) = (Some(limit), Some(now), 0);
         Some(limit)
     }
 
-    /// The burst before is over: repeats the estimate, or raises it when no queue was seen for a while.
+    /// Ends the previous burst: repeats the estimate, or raises it if no queue has been seen for a while.
     fn end_burst(&mut self) -> Option<f64> {
-        if self.burst.count < FEWEST {
+        if self.burst.count < MIN_PACKETS {
             return None;
         }
         if self.withdrawals > 0 {
@@ -153,7 +153,7 @@ impl PathLimit {
             return Some(WITHDRAWN);
         }
         let limit = self.limit?;
-        if self.burst.longest > NO_QUEUE.as_secs_f64() {
+        if self.burst.max_standing > NO_QUEUE.as_secs_f64() {
             self.calm = 0;
             return Some(limit);
         }
@@ -174,13 +174,13 @@ impl PathLimit {
 
 impl Burst {
     fn push(&mut self, packet: Arrived) {
-        self.least = self.least.min(packet.delay);
-        if packet.delay - self.least < EMPTY {
+        self.min_delay = self.min_delay.min(packet.delay);
+        if packet.delay - self.min_delay < EMPTY {
             self.packets.clear();
         }
         self.packets.push(packet);
         self.count += 1;
-        self.longest = self.longest.max(self.standing());
+        self.max_standing = self.max_standing.max(self.standing());
     }
 
     /// Delay of the standing queue, s.
@@ -190,13 +190,13 @@ impl Burst {
             return 0.0;
         }
         let newest = self.packets.iter().rev().take_while(|packet| last.at - packet.at < STANDING);
-        newest.map(|packet| packet.delay).fold(f64::INFINITY, f64::min) - self.least
+        newest.map(|packet| packet.delay).fold(f64::INFINITY, f64::min) - self.min_delay
     }
 
-    /// The rate that a standing queue is emptied at, bits/s.
+    /// The rate at which a standing queue drains, bits/s.
     fn path_rate(&self) -> Option<f64> {
         let [first, rest @ .., last] = self.packets.as_slice() else { return None };
-        if rest.len() + 1 < FEWEST || self.standing() < QUEUE.as_secs_f64() {
+        if rest.len() + 1 < MIN_PACKETS || self.standing() < QUEUE.as_secs_f64() {
             return None;
         }
         let rest = &self.packets[1..];
@@ -205,13 +205,15 @@ impl Burst {
         let mut gaps: Vec<Duration> =
             self.packets.windows(2).map(|pair| pair[1].at - pair[0].at).collect();
         gaps.sort_unstable();
-        let usual = bytes as f64 * 8.0 / rest.len() as f64 / gaps[gaps.len() / 2].as_secs_f64();
-        // Where something else delayed them, most gaps are still those of the sender's pace: its estimate stays.
-        (usual < rate * EVEN && rate.is_finite()).then_some(rate.max(usual))
+        let median_rate =
+            bytes as f64 * 8.0 / rest.len() as f64 / gaps[gaps.len() / 2].as_secs_f64();
+        // If something else delayed the packets, most gaps still reflect the pacing of the sender: the estimate
+        // stays.
+        (median_rate < rate * EVEN && rate.is_finite()).then_some(rate.max(median_rate))
     }
 }
 
-/// The send time nearest to the newest one, units: 24 bits wrap every 64 s.
+/// The send time nearest to the newest one, extended so that it does not wrap: 24 bits wrap every 64 s.
 fn unwrap_send_time(newest: Option<i64>, send_time: u32) -> i64 {
     let send_time = i64::from(send_time & 0xff_ffff);
     let Some(newest) = newest else { return send_time };
@@ -219,7 +221,7 @@ fn unwrap_send_time(newest: Option<i64>, send_time: u32) -> i64 {
     newest + if ahead < 1 << 23 { ahead } else { ahead - (1 << 24) }
 }
 
-/// What a stream's description says about it: the id of the send time's header extension, when the peer honors REMB.
+/// The id of the send time's header extension in the description of a stream, if the peer honors REMB.
 pub(super) fn send_time_id(info: &StreamInfo) -> Option<u8> {
     let honored = info.rtcp_feedback.iter().any(|one| one.typ == "goog-remb");
     let extension = info.rtp_header_extensions.iter().find(|one| one.uri == ABS_SEND_TIME_URI)?;
@@ -233,7 +235,7 @@ pub(super) fn send_time(header: &rtp::Header, id: u8) -> Option<u32> {
     Some(u32::from_be_bytes([0, high, middle, low]))
 }
 
-/// The message with an estimate for a sender's stream.
+/// The REMB message with an estimate for one stream of the sender.
 pub(super) fn message(
     sender_ssrc: u32,
     media_ssrc: u32,
@@ -252,7 +254,7 @@ mod tests {
 
     const PACKET: usize = 1160;
 
-    /// A path in front of which packets queue.
+    /// A simulated path with a queue in front of it.
     struct Path {
         rate: f64,
         start: Instant,
@@ -260,20 +262,20 @@ mod tests {
         limit: PathLimit,
         estimate: f64,
         reports: usize,
-        longest: f64,
+        max_wait: f64,
     }
 
     impl Path {
         fn new(rate: f64, estimate: f64) -> Self {
             let start = Instant::now();
             let (limit, free_at) = (PathLimit::default(), 0.0);
-            Self { rate, start, free_at, limit, estimate, reports: 0, longest: 0.0 }
+            Self { rate, start, free_at, limit, estimate, reports: 0, max_wait: 0.0 }
         }
 
-        /// A keyframe of 100 KB at the estimate's pace, 40 ms of packets at a time as libwebrtc sends them.
+        /// Sends a keyframe of 100 KB at the rate of the estimate, in bursts of 40 ms like libwebrtc.
         fn keyframe(&mut self, at: f64, jitter: impl Fn(usize) -> f64) {
             let (mut sent, mut reported): (f64, Vec<(f64, f64)>) = (at, Vec::new());
-            self.longest = 0.0;
+            self.max_wait = 0.0;
             for nth in 0..87 {
                 for (_, estimate) in reported.extract_if(.., |(at, _)| *at < sent) {
                     self.estimate = self.estimate.min(estimate).max(0.0);
@@ -284,7 +286,7 @@ mod tests {
                 let leaves = at + ((sent - at) / 0.04).floor() * 0.04;
                 self.free_at = self.free_at.max(leaves) + PACKET as f64 * 8.0 / self.rate;
                 let arrives = self.free_at + 0.02 + jitter(nth);
-                self.longest = self.longest.max(self.free_at - leaves);
+                self.max_wait = self.max_wait.max(self.free_at - leaves);
                 let stamp = (leaves * UNITS_PER_SECOND) as u32 & 0xff_ffff;
                 let now = self.start + Duration::from_secs_f64(arrives + 1.0);
                 if let Some(estimate) = self.limit.arrived(stamp, PACKET, now) {
@@ -303,10 +305,10 @@ mod tests {
     fn a_queue_in_front_of_a_slow_path_stays_short() {
         let mut path = Path::new(1e6, 1.5e6);
         path.keyframe(60.0, |_| 0.0);
-        assert!(path.longest < 0.25, "{}", path.longest);
+        assert!(path.max_wait < 0.25, "{}", path.max_wait);
         for nth in 1..40 {
             path.keyframe(60.0 + f64::from(nth) * 3.5, |_| 0.0);
-            assert!(path.longest < 0.12, "keyframe {nth}: {}", path.longest);
+            assert!(path.max_wait < 0.12, "keyframe {nth}: {}", path.max_wait);
             assert!((0.7e6..1.2e6).contains(&path.estimate), "keyframe {nth}: {}", path.estimate);
         }
     }
@@ -320,7 +322,7 @@ mod tests {
         assert_eq!(path.reports, 0);
     }
 
-    /// A radio that is silent for 80 ms, then delivers what waited at once.
+    /// A radio stalls for 80 ms, then delivers all waiting packets together.
     #[test]
     fn a_stall_is_not_a_slow_path() {
         let mut path = Path::new(20e6, 8e6);
@@ -334,7 +336,7 @@ mod tests {
         assert_eq!(path.reports, 0);
     }
 
-    /// A busy machine reads late now and then: the estimate of a slow path does not fall for it.
+    /// A busy machine occasionally reads late: this does not lower the estimate of a slow path.
     #[test]
     fn stalls_do_not_lower_an_estimate_further() {
         let mut path = Path::new(1e6, 1.5e6);
@@ -349,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_gets_slower_and_faster_is_followed() {
+    fn the_estimate_follows_a_path_that_gets_slower_and_faster() {
         let mut path = Path::new(20e6, 13e6);
         path.keyframe(0.0, |_| 0.0);
         path.rate = 1e6;

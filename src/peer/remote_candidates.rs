@@ -1,7 +1,7 @@
 //! Filters the remote peer's candidates (RFC 8839 §5.1, RFC 8445 §5.1, §6.1.2.5 and §19.5.1).
 //!
-//! The `rtc` crate pairs each one with every local candidate and checks every pair at each tick. A peer that
-//! signals thousands, or a multicast address, would make this machine flood others.
+//! The `rtc` crate pairs each remote candidate with every local one and checks every pair at each tick. A peer that
+//! signals thousands of candidates, or a multicast address, would make this machine flood others.
 //!
 //! Both descriptions and trickled candidates are read with the crate's own parser: the filter judges exactly what
 //! the crate would use.
@@ -20,15 +20,15 @@ use super::{
 };
 use crate::types::CandidateType;
 
-/// Candidates accepted for one ICE generation; a device has a dozen. A signaling server holds as many with an
-/// offer.
+/// Maximum number of candidates accepted for one ICE generation; a device has about a dozen. A signaling server keeps
+/// as many with an offer.
 const MAX_TAKEN: usize = 64;
 
-/// Of these, mDNS names, each of which is looked up in the local network.
+/// Maximum number of mDNS names among these; each is looked up on the local network.
 const MAX_NAMES: usize = 16;
 
-/// Candidates accepted over all generations: four times as many in a burst, then this many a second. A device that
-/// restarts ICE every few seconds needs fewer.
+/// Candidates accepted across all generations: the number in a burst, and the number per second after that. A device
+/// that restarts ICE every few seconds needs fewer.
 const OVER_TIME: (u32, f64) = (4 * MAX_TAKEN as u32, 2.0);
 
 /// Maximum length of a candidate, bytes; one with every existing attribute has 300.
@@ -42,19 +42,19 @@ const MAX_NAME_BYTES: usize = 63 + 6;
 pub(super) enum Target {
     /// An address, with the candidate type that was signaled.
     Address(SocketAddr, CandidateType),
-    /// Behind an mDNS name.
+    /// An mDNS name.
     Name,
 }
 
 /// The remote peer's candidates on one connection.
 #[derive(Debug)]
 pub(super) struct RemoteCandidates {
-    /// Of the last description: a different one is a new generation.
+    /// The ufrag of the last description: a different one means a new generation.
     ufrag: Option<String>,
     taken: usize,
     names: usize,
     over_time: Allowance,
-    complained: bool,
+    warned: bool,
     /// The last type that each address was signaled with.
     kinds: HashMap<SocketAddr, CandidateType>,
 }
@@ -67,14 +67,14 @@ impl Default for RemoteCandidates {
             taken: 0,
             names: 0,
             over_time: Allowance::new(burst, per_second),
-            complained: false,
+            warned: false,
             kinds: HashMap::new(),
         }
     }
 }
 
 impl RemoteCandidates {
-    /// A description for the crate, without the rejected candidates; and the targets of the others.
+    /// Rewrites a description for the crate, without the rejected candidates; also returns the targets of the others.
     ///
     /// # Errors
     /// As [`sdp::rewrite`].
@@ -102,7 +102,7 @@ impl RemoteCandidates {
         Ok((rewritten, targets))
     }
 
-    /// The target of a candidate, if it is accepted; it counts then.
+    /// Returns the target of a candidate and counts it, if it is accepted.
     pub(super) fn takes(&mut self, candidate: &str, now: Instant) -> Option<Target> {
         match self.judge(candidate, now) {
             Ok(target) => target,
@@ -113,12 +113,12 @@ impl RemoteCandidates {
         }
     }
 
-    /// `None` is a candidate that is useless, but not worth a warning.
+    /// Returns `None` for a candidate that is useless, but not worth a warning.
     fn judge(&mut self, candidate: &str, now: Instant) -> Result<Option<Target>, String> {
         if candidate.len() > MAX_BYTES {
             return Err(format!("it has more than {MAX_BYTES} bytes"));
         }
-        // Like the crate does for trickled candidates.
+        // As the crate does for trickled candidates.
         let value = candidate.strip_prefix("candidate:").unwrap_or(candidate);
         let candidate = unmarshal_candidate(value).map_err(|error| error.to_string())?;
         // Every browser also signals its TCP candidates. The crate would connect to passive ones.
@@ -127,7 +127,7 @@ impl RemoteCandidates {
         }
         let target = target(&candidate)?;
         if self.taken >= MAX_TAKEN {
-            return Err(format!("there are already {MAX_TAKEN}"));
+            return Err(format!("there are already {MAX_TAKEN} candidates"));
         }
         if target == Target::Name && self.names >= MAX_NAMES {
             return Err(format!("there are already {MAX_NAMES} names"));
@@ -137,7 +137,7 @@ impl RemoteCandidates {
         }
         self.taken += 1;
         if let Target::Address(address, kind) = target {
-            // `OVER_TIME` limits the number within an hour; a device that moves leaves its old addresses behind.
+            // `OVER_TIME` limits only the rate; a device that moves leaves its old addresses behind.
             if self.kinds.len() >= 4 * MAX_TAKEN {
                 self.kinds.clear();
             }
@@ -147,23 +147,23 @@ impl RemoteCandidates {
         Ok(Some(target))
     }
 
-    /// The type an address was signaled with: a check that arrives before its candidate makes it peer reflexive,
-    /// and the crate does not correct that.
+    /// The type that an address was signaled with: if a check arrives before its candidate, the crate considers the
+    /// address peer reflexive, and does not correct that later.
     pub(super) fn kind_of(&self, address: SocketAddr) -> Option<CandidateType> {
         self.kinds.get(&SocketAddr::new(address.ip().to_canonical(), address.port())).copied()
     }
 
-    /// Reports a rejected candidate: as a warning only once, for a flood would fill the log.
+    /// Logs a rejected candidate, as a warning only the first time: a flood would fill the log.
     pub(super) fn complain(&mut self, why: &str) {
-        if std::mem::replace(&mut self.complained, true) {
-            tracing::debug!("ignoring a candidate of the peer: {why:?}");
+        if std::mem::replace(&mut self.warned, true) {
+            tracing::debug!("ignoring a candidate from the peer: {why:?}");
         } else {
-            tracing::warn!("ignoring a candidate of the peer: {why:?} (reported once)");
+            tracing::warn!("ignoring a candidate from the peer: {why:?} (reported once)");
         }
     }
 }
 
-/// The target of a candidate, or why no peer can be reached by it.
+/// The target of a candidate, or the reason why the peer cannot be reached at it.
 fn target(candidate: &Candidate) -> Result<Target, &'static str> {
     let (address, port) = (candidate.address(), candidate.port());
     if port == 0 {
@@ -192,7 +192,7 @@ fn target(candidate: &Candidate) -> Result<Target, &'static str> {
     }
 }
 
-/// Whether this is a single label and `.local` (draft-ietf-mmusic-mdns-ice-candidates §3.1.1).
+/// Whether this is a single label followed by `.local` (draft-ietf-mmusic-mdns-ice-candidates §3.1.1).
 fn is_mdns_name(address: &str) -> bool {
     let label = address.strip_suffix(".local").unwrap_or_default();
     let ordinary = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');

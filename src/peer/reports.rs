@@ -9,7 +9,7 @@ use std::{
 use rtc::rtcp::{reception_report::ReceptionReport, sender_report::SenderReport};
 use serde_json::{Map, Value, json};
 
-/// Streams that are remembered: normally there is only one, and a peer chooses the SSRCs in its reports.
+/// Maximum number of streams remembered: normally there is only one, but the peer chooses the SSRCs in its reports.
 const MAX_STREAMS: usize = 8;
 
 /// Seconds from 1900, the NTP epoch, to 1970.
@@ -47,17 +47,17 @@ struct SenderCounts {
 }
 
 impl Reports {
-    /// Receiver reports that we send.
+    /// Records receiver reports that we send.
     pub(super) fn ours(&self, reports: &[ReceptionReport]) {
         record(&mut self.lock().ours, reports);
     }
 
-    /// Reception reports that the peer sends.
+    /// Records reception reports that the peer sends.
     pub(super) fn theirs(&self, reports: &[ReceptionReport]) {
         record(&mut self.lock().theirs, reports);
     }
 
-    /// A sender report from the peer.
+    /// Records a sender report from the peer.
     pub(super) fn sender(&self, report: &SenderReport) {
         let mut newest = self.lock();
         let reports = newest.sent.get(&report.ssrc).map_or(0, |sent| sent.reports) + 1;
@@ -69,8 +69,8 @@ impl Reports {
         );
     }
 
-    /// Writes what is known into the object of an RTP stream; false if W3C defines the object only once there was a
-    /// report, and there was none.
+    /// Writes the known values into the object of an RTP stream. Returns false if W3C defines the object only after a
+    /// report, and none has arrived.
     pub(super) fn write(
         &self,
         kind: &str,
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn sender_reports_are_counted_and_their_time_counts_from_1970() {
+    fn sender_reports_are_counted_and_their_time_is_relative_to_1970() {
         let reports = Reports::default();
         let ntp_time = (2_208_988_800 + 1_700_000_000) << 32 | 1 << 31;
         for packet_count in [10, 20] {

@@ -1,8 +1,8 @@
 //! Observes the RTP and RTCP that pass through a peer connection.
 //!
-//! An interceptor of the `rtc` crate. It hands inbound RTP to our own assembler with its arrival time (the crate's
+//! An interceptor of the `rtc` crate. It passes inbound RTP to our own assembler with its arrival time (the crate's
 //! track events drop the first packets of a relayed stream, related to webrtc-rs/webrtc#901), forwards keyframe
-//! requests (the crate keeps RTCP to itself), and counts what the crate's getStats leaves at zero.
+//! requests (the crate does not expose RTCP), and counts what the crate's getStats leaves at zero.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -33,19 +33,19 @@ use tokio::sync::mpsc;
 
 use super::{assembler::RtpPacket, reports::Reports, vitals::LivenessMonitor};
 
-/// Packets that may wait for the assembler: excess packets are dropped and counted.
+/// Maximum number of packets that may wait for the assembler; excess packets are dropped and counted.
 const QUEUE_PACKETS: usize = 8 * 1024;
 
 /// Their maximum total size, bytes.
 const QUEUE_BYTES: usize = 16 << 20;
 
-/// A payload behind a longer header than this is copied, so that the header is not retained with it, bytes.
+/// Maximum size of a header, bytes, whose payload is not copied; a longer header would be retained with the payload.
 const MAX_KEPT_HEADER: usize = 128;
 
-/// Senders of full intra requests remembered, with their last sequence number.
+/// Maximum number of senders of full intra requests remembered, with their last sequence number.
 const MAX_FIR_SENDERS: usize = 64;
 
-/// Sequence numbers remembered as requested again.
+/// Maximum number of requested sequence numbers remembered.
 const MAX_NACKED: usize = 4096;
 
 /// Observed traffic, for statistics. The counters only grow.
@@ -59,11 +59,11 @@ pub struct RtpCounters {
     pub rtp_bytes_sent: AtomicU64,
     /// RTP packets sent, retransmissions included.
     pub rtp_packets_sent: AtomicU64,
-    /// RTP packets retransmitted: on request, or the last one when nothing is known about it.
+    /// RTP packets retransmitted: on request, or the last packet if nothing is known about its arrival.
     pub retransmissions_sent: AtomicU64,
     /// NACK messages received.
     pub nacks_received: AtomicU64,
-    /// Packets that the peer requested again.
+    /// Packets whose retransmission the peer requested.
     pub packets_nacked: AtomicU64,
     /// NACK messages sent.
     pub nacks_sent: AtomicU64,
@@ -118,7 +118,7 @@ pub(crate) struct Queued {
 }
 
 impl Queued {
-    /// None if the queue is full.
+    /// `None` if the queue is full.
     fn new(bytes: usize, total: &Arc<AtomicUsize>) -> Option<Self> {
         if total.load(Ordering::Relaxed) + bytes > QUEUE_BYTES {
             return None;
@@ -218,7 +218,7 @@ impl RtpObserver {
         }
     }
 
-    /// Whether a full intra request does not repeat the last one: it has a different sequence number (RFC 5104
+    /// Whether a full intra request is new: a repeated one has the same sequence number as the last one (RFC 5104
     /// §4.3.1.2).
     fn is_new(&mut self, request: &FullIntraRequest) -> bool {
         if self.firs.len() > MAX_FIR_SENDERS {
@@ -232,7 +232,7 @@ impl RtpObserver {
         new
     }
 
-    /// Reads what the peer reports about arrived packets.
+    /// Reads the peer's reports about packets that have arrived.
     fn read_acknowledgments(&self, packet: &dyn std::any::Any) {
         let receiver = packet.downcast_ref::<ReceiverReport>().map(|report| &report.reports);
         let sender = packet.downcast_ref::<SenderReport>().map(|report| &report.reports);
@@ -267,8 +267,8 @@ impl RtpObserver {
     }
 }
 
-/// The payload, in its own memory if the header before it is long: the sender may fill CSRCs and extensions up to
-/// the size of a datagram.
+/// The payload, in memory of its own if the header before it is long: the sender may fill a whole datagram with CSRCs
+/// and extensions.
 fn payload(packet: &rtc::rtp::Packet) -> Bytes {
     if packet.header.marshal_size() > MAX_KEPT_HEADER {
         return Bytes::copy_from_slice(&packet.payload);

@@ -4,13 +4,13 @@
 //! writing (a DTLS `ClientHello`, an SCTP INIT) therefore waits for the next wake, and packets to a TURN relay are
 //! drained before the core has written them; both cost up to 200 ms (related to webrtc-rs/webrtc#901).
 //! [`PeerRuntime`] gives every wake of the loop extra passes: the sleeps after a real one end immediately.
-//! [`PeerRuntime::wake`] ends a sleep from outside: the crate does not wake its driver for a remote candidate,
-//! which would be checked only at the next tick.
+//! [`PeerRuntime::wake`] ends a sleep from outside: the crate does not wake its driver for a remote candidate, which
+//! would then be checked only at the next tick.
 //!
-//! Its sockets pass only datagrams for the connection (see `super::socket`), and its driver has its own thread (see
-//! `super::driver`).
+//! The sockets of the runtime pass only datagrams for the connection (see `super::socket`), and its driver has its
+//! own thread (see `super::driver`).
 //!
-//! Its sockets and lookups are monitored (see [`super::gathering`]), and its sockets carry TURN over TCP and TLS
+//! Sockets and name lookups are monitored (see [`super::gathering`]), and the sockets carry TURN over TCP and TLS
 //! (see `super::streams`).
 
 use std::{
@@ -70,7 +70,7 @@ fn granted_buffer(socket: &SockRef<'_>) -> Option<usize> {
     socket.recv_buffer_size().ok()
 }
 
-/// The crate's driver blocks while a name is resolved, so lookups are limited.
+/// Timeout of a name lookup: the crate's driver blocks until it has ended.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Extra passes of the driver after each wake.
@@ -101,8 +101,8 @@ pub(crate) struct PeerRuntime {
 }
 
 impl PeerRuntime {
-    /// A runtime for one peer connection, on the Tokio runtime of the caller; its UDP sockets are behind the
-    /// gateway.
+    /// A runtime for one peer connection, on the Tokio runtime of the caller. If there is a gateway, the UDP sockets
+    /// are behind it.
     pub(super) fn new(
         gathering: Arc<GatheringMonitor>,
         streams: Arc<StreamServers>,
@@ -134,7 +134,7 @@ impl PeerRuntime {
         &self.filters
     }
 
-    /// Runs a task beside the driver, on its thread.
+    /// Runs a task on the driver's thread, concurrently with the driver.
     pub(super) fn spawn_beside(&self, task: impl Future<Output = ()> + Send + 'static) {
         match self.driver.get() {
             Some(driver) => drop(driver.spawn(task)),
@@ -169,8 +169,8 @@ impl fmt::Debug for PeerRuntime {
     }
 }
 
-/// An extra pass after a wake: yields once, then completes. Dropped before that (another branch of the driver's
-/// select won), it stays pending.
+/// An extra pass after a wake: yields once, then completes. If it is dropped before that, because another branch of
+/// the driver's select won, the pass stays pending.
 struct ExtraPass {
     pending_passes: Arc<AtomicU8>,
     yielded: bool,
@@ -181,7 +181,7 @@ impl Future for ExtraPass {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if self.yielded {
-            // Only the driver's own task counts, so nothing intervenes between load and store.
+            // Only the driver's task changes the count, so nothing intervenes between load and store.
             let pending = self.pending_passes.load(Ordering::Acquire);
             self.pending_passes.store(pending.saturating_sub(1), Ordering::Release);
             return Poll::Ready(());
@@ -271,7 +271,7 @@ impl Runtime for PeerRuntime {
     }
 
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + 'static>> {
-        // The crate's `close` gives the driver 100 ms to release TURN allocations.
+        // This is the crate's `close`, which gives the driver 100 ms to release TURN allocations.
         if !driver::drives() {
             return TokioRuntime.sleep(duration);
         }

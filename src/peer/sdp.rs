@@ -1,9 +1,9 @@
-//! Session descriptions (RFC 8866): how a remote one is rewritten before the `rtc` crate sees it, and the few
-//! values that we read from the text ourselves.
+//! Session descriptions (RFC 8866): rewrites remote ones before the `rtc` crate sees them, and reads a few values
+//! from their text.
 //!
 //! - `lines`: the m-lines that the crate sees
 //! - `transport`: the single transport they share
-//! - `answer`: how the crate's answer is completed · [`hints`]: its hints for libwebrtc's bandwidth estimate
+//! - `answer`: completes the crate's answer; [`hints`]: its hints for libwebrtc's bandwidth estimate
 
 mod answer;
 pub mod hints;
@@ -30,7 +30,7 @@ pub struct Rewritten {
     pub ssrcs: Vec<u32>,
     /// The video codecs it lists, usable or not.
     pub codecs: Vec<String>,
-    /// What our answer has to repeat from it.
+    /// The parts of it that our answer has to repeat.
     pub shape: Shape,
 }
 
@@ -48,11 +48,11 @@ pub enum SdpError {
     Fingerprint(Vec<String>),
 }
 
-/// Reads a description with the parser of the `rtc` crate, changes the result, and writes it again, one line for
-/// each attribute. So the crate reads nothing that was not examined here, however the text was written.
+/// Reads a description with the parser of the `rtc` crate, changes the result, and writes it again, one line for each
+/// attribute. So the crate reads nothing that was not examined here, regardless of how the text was written.
 ///
-/// The crate sees H.264 video and a data channel on one transport, in the single form it accepts. A candidate stays
-/// if `takes` accepts its value (RFC 8839 §5.1) and it belongs to that transport.
+/// The crate sees H.264 video and a data channel on one transport, in the only form that it accepts. A candidate is
+/// kept if `takes` accepts its value (RFC 8839 §5.1) and it belongs to that transport.
 ///
 /// # Errors
 /// [`SdpError`].
@@ -200,7 +200,7 @@ pub(super) fn ice_credentials(sdp: &str) -> Vec<IceCredentials> {
     found
 }
 
-/// Whether the value of `m=` is a video that is not rejected (port 0).
+/// Whether the value of an `m=` line is video that is not rejected (port 0).
 fn is_video(media: &str) -> bool {
     let mut words = media.split(' ');
     words.next() == Some("video") && words.next() != Some("0")
@@ -369,7 +369,8 @@ mod tests {
         }
     }
 
-    /// As Firefox offers: each m-line of a group with its own credentials, one of them hidden from the crate.
+    /// As in Firefox's offers: each m-line of a group has its own credentials, and one m-line is hidden from the
+    /// crate.
     #[test]
     fn a_group_uses_the_transport_of_its_first_used_line() {
         let line = |kind: &str, index: u32, more: &str| {

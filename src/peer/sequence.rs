@@ -1,10 +1,10 @@
-//! Counters that wrap around, such as RTP sequence numbers and timestamps, extended to grow forever (RFC 3550
-//! appendix A.1).
+//! Extends counters that wrap around, such as RTP sequence numbers and timestamps, so that they keep growing (RFC
+//! 3550 appendix A.1).
 
-/// Extends a counter of `bits` bits to the value nearest to the newest one seen, and updates that.
+/// Extends a counter of `bits` bits to the value nearest to the newest one seen, and updates the newest one.
 pub(super) fn extend(newest: &mut Option<u64>, value: u64, bits: u32) -> u64 {
     let Some(last) = *newest else {
-        // One wrap up, so that packets from before the first one seen do not fall below zero.
+        // Start one wrap up, so that packets older than the first one seen do not fall below zero.
         let first = value + (1 << bits);
         *newest = Some(first);
         return first;
@@ -25,12 +25,12 @@ pub(super) fn near(reference: u64, value: u64, bits: u32) -> u64 {
     }
 }
 
-/// Packets this far behind the newest one may still be late: as many as SRTP's replay protection accepts.
+/// Packets at most this far behind the newest one count as late: as many as SRTP's replay protection accepts.
 pub(super) const LATE: u64 = 2048;
 
-/// Extends an RTP sequence number. Only the last [`LATE`] numbers are late packets; every other one is ahead,
-/// because SRTP drops older ones. So the value keeps growing after a gap of more than half a wrap and after a
-/// sender that restarts with a random number, where the nearest value would lie behind for thousands of packets.
+/// Extends an RTP sequence number. Only the last [`LATE`] numbers count as late packets; all others are ahead,
+/// because SRTP drops older packets. So the value keeps growing after a gap of more than half the range, and after a
+/// sender has restarted with a random number; the nearest value would stay behind for thousands of packets.
 pub(super) fn extend_sequence(newest: &mut Option<u64>, sequence: u16) -> u64 {
     let Some(last) = *newest else { return extend(newest, sequence.into(), 16) };
     let extended = near_sequence(last, sequence);

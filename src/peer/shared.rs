@@ -90,22 +90,22 @@ impl PeerState {
     }
 
     /// Announces the end of candidates, once. The crate does so when the last of its requests has timed out, which
-    /// may be never; the gathering monitor ends earlier.
+    /// may never happen; the gathering monitor detects the end earlier.
     pub(super) fn end_of_candidates(&self) {
         if !self.no_more_candidates.swap(true, Ordering::Relaxed) {
             self.emit(PeerEvent::LocalCandidate(None));
         }
     }
 
-    /// Candidates will follow again, and another end of candidates.
+    /// Prepares for further candidates, which end with another end of candidates.
     pub(super) fn restart_gathering(&self) {
         self.no_more_candidates.store(false, Ordering::Relaxed);
     }
 
-    /// For events raised inside the crate's driver, which must not block.
+    /// Emits an event without blocking: it may be raised inside the crate's driver.
     pub(super) fn emit(&self, event: PeerEvent) {
-        // A full queue holds control messages. A lost state event would leave a run waiting forever, so it waits
-        // for its place, outside the driver.
+        // A full queue holds control messages. Losing a state event would leave a run waiting forever, so the event
+        // waits for space in the queue, outside the driver.
         if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
             let events = self.events.clone();
             self.application.spawn(async move {

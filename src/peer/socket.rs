@@ -4,10 +4,10 @@
 //! crate sees them, so that a flood does not wake its driver. [`Filters`] belong to one peer connection.
 //!
 //! Media that arrives together with the end of the DTLS handshake is held back for a moment: `rtc` 0.21.1 has keys
-//! for it only after handling the corresponding event (`peer_connection/handler/dtls.rs:286`), and drops what it
-//! read in the same turn (`handler/srtp.rs:89`, "`remote_srtp_context` is not set yet"). DTLS that arrives before
-//! ICE has nominated a path on this end waits for the path: the crate would lose its answer for want of one, and
-//! the peer only retries after a second (RFC 6347 §4.2.4.1).
+//! for it only after handling the corresponding event (`peer_connection/handler/dtls.rs:286`), and drops what it read
+//! in the same turn (`handler/srtp.rs:89`, "`remote_srtp_context` is not set yet"). DTLS that arrives before ICE has
+//! nominated a path at this end waits for the path: without one, the crate's answer would be lost, and the peer
+//! retries only after a second (RFC 6347 §4.2.4.1).
 
 use std::{
     collections::VecDeque,
@@ -33,7 +33,7 @@ use super::{
 /// Port of multicast DNS (RFC 6762 §5).
 const MDNS_PORT: u16 = 5353;
 
-/// Consecutive reads that yield nothing; then other tasks get their turn.
+/// Maximum number of consecutive reads that yield nothing, after which other tasks get their turn.
 const MAX_READS: usize = 32;
 
 /// Maximum size of the media held back on one socket, bytes: a keyframe of typical size. Only the peer can send it,
@@ -90,7 +90,7 @@ impl Filters {
         }
     }
 
-    /// The echo to send after a datagram that has left.
+    /// The echo to send, if any, after a datagram that was sent.
     fn echo(&self, to: SocketAddr, datagram: &[u8]) -> Option<Vec<u8>> {
         let password = |username: &str| self.guard.peer_password(username);
         self.pacing.echoes().sent(to, datagram, Instant::now(), password)
@@ -112,7 +112,8 @@ impl Filters {
             }
             Verdict::Data if !self.dtls.passes(datagram) => false,
             Verdict::Data if self.is_early(datagram) => return Fate::Held,
-            // Without keys the crate drops media and keeps no state for it: an earlier flood uses up no quota.
+            // Without keys the crate drops media and keeps no state for it, so a flood before then uses up no
+            // allowance.
             Verdict::Data => !self.dtls.has_keys() || self.media.passes(datagram, Instant::now()),
         };
         if passes {
@@ -137,7 +138,7 @@ impl Filters {
 pub(super) struct FilteredSocket {
     inner: Arc<dyn AsyncUdpSocket>,
     filters: Arc<Filters>,
-    /// Whether this is the crate's multicast DNS socket, which only takes DNS answers.
+    /// Whether this is the crate's multicast DNS socket, which accepts only DNS answers.
     mdns: bool,
     held: Mutex<HeldDatagrams>,
 }
@@ -215,8 +216,8 @@ impl FilteredSocket {
         }
     }
 
-    /// Removes the datagrams that do not pass from a message; returns the remaining bytes. Several datagrams of one
-    /// length may arrive as one message (GRO); only the last of them may be shorter.
+    /// Removes the datagrams that do not pass from a message; returns the number of remaining bytes. Several
+    /// datagrams of one length may arrive as one message (GRO); only the last of them may be shorter.
     fn filter(&self, buffer: &mut [u8], meta: &RecvMeta) -> usize {
         let stride = meta.stride.max(1);
         let (mut read, mut kept) = (0, 0);
@@ -398,7 +399,7 @@ mod tests {
         socket.filters.guard.local_description(OURS);
         assert_eq!(received(&socket), Some(check));
         for _ in 0..=88 / MAX_READS {
-            assert_eq!(received(&socket), None, "there are no keys");
+            assert_eq!(received(&socket), None, "there are no keys yet");
         }
         socket.filters.liveness.dtls_established();
         for number in 0..88 {
@@ -472,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mdns_socket_only_takes_dns() {
+    fn the_mdns_socket_accepts_only_dns() {
         let (dns, other) = ("192.0.2.1:5353".parse().unwrap(), "192.0.2.1:5000".parse().unwrap());
         let answer = [0, 0, 0x84, 0, 0, 0].to_vec();
         let forged = [20, 254, 253, 0, 1, 0].to_vec();

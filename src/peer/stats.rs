@@ -77,7 +77,8 @@ impl Snapshot {
         types
     }
 
-    /// Writes the frame counts into the object of the video stream: of several, the one in use now.
+    /// Writes the frame counts into the object of the video stream; of several streams, into that of the one in use
+    /// now.
     pub(super) fn set_frames(&mut self, frames: &Frames) {
         let streams = self.report.values_mut().filter_map(Value::as_object_mut).filter(|stats| {
             matches!(
@@ -93,7 +94,7 @@ impl Snapshot {
         }
     }
 
-    /// Adds the signs of life, which W3C has no object for: ms since each, and counts of unanswered messages.
+    /// Adds the signs of life, for which W3C defines no object: the ms since each, and counts of unanswered messages.
     pub(super) fn set_liveness(&mut self, vitals: &Vitals) {
         let ago = |then: Option<Duration>| {
             then.map(|then| vitals.now.saturating_sub(then).as_millis() as u64)
@@ -181,8 +182,8 @@ pub(super) fn snapshot(
     }
 }
 
-/// Payload and header of all streams of one direction: the displayed total agrees with getStats. None before there
-/// is a stream.
+/// Payload and header bytes of all streams in one direction, so that the displayed total agrees with getStats. `None`
+/// until there is a stream.
 fn rtp_bytes(entries: &Map<String, Value>, kind: &'static str, names: [&str; 2]) -> Option<u64> {
     let bytes = entries_of(entries, kind).map(|stream| {
         names.iter().filter_map(|name| stream.get(*name)?.as_u64()).fold(0, u64::saturating_add)
@@ -265,7 +266,7 @@ fn described(entries: &Map<String, Value>) -> Option<[CandidateStats; 2]> {
     Some([candidate("localCandidateId")?, candidate("remoteCandidateId")?])
 }
 
-/// Type of a candidate, judged by all candidates at its end that have its address.
+/// The type of a candidate, judged by all candidates at the same end with the same address.
 fn true_kind(
     entries: &Map<String, Value>,
     side: &'static str,
@@ -284,9 +285,9 @@ fn true_kind(
 }
 
 /// Describes the selected pair, and adds the entry of its remote candidate if the crate omitted it: a check that
-/// arrived before the candidate was signaled makes it peer reflexive. A candidate with the same address then
-/// determines its type (RFC 8445 §7.3.1.3), a host candidate before all others: a reflexive one with its address
-/// only shows that there is no NAT (§5.1.3).
+/// arrived before the candidate was signaled makes it peer reflexive. Its type is then that of another candidate with
+/// the same address (RFC 8445 §7.3.1.3). A host candidate takes precedence over all others: a reflexive candidate
+/// with the same address only shows that there is no NAT (§5.1.3).
 fn selected_pair(
     entries: &mut Map<String, Value>,
     selected: Option<[CandidateStats; 2]>,

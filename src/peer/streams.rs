@@ -1,10 +1,10 @@
 //! TURN over TCP and TLS (RFC 8656 §3.1), which the `webrtc` crate does not support (webrtc-rs/webrtc#848).
 //!
-//! The crate gets a UDP server with a made-up name, `relay-1.invalid` (RFC 6761 §6.4). Resolving it resolves the
-//! real host and yields an unassigned stand-in address: 240.0.0.1 (RFC 1112 §4), or `100::1` (RFC 6666) for IPv6.
-//! Datagrams that a socket of the crate sends there go over a TCP or TLS connection to the server instead, and
-//! answers appear to come from there. Neither name nor address leaves this module's callers: events and statistics
-//! show the URL as configured.
+//! The crate gets a UDP server with a made-up name, `relay-1.invalid` (RFC 6761 §6.4). Resolving it resolves the real
+//! host and yields an unassigned stand-in address: 240.0.0.1 (RFC 1112 §4), or `100::1` (RFC 6666) for IPv6.
+//! Datagrams that a socket of the crate sends to this address go over a TCP or TLS connection to the server instead,
+//! and answers appear to come from the address. Neither the name nor the address is visible outside: events and
+//! statistics show the URL as configured.
 //!
 //! - `socket`: the UDP socket that separates the two kinds of addresses
 //! - `connection`: one connection to a server
@@ -32,12 +32,12 @@ use crate::{
     types::RelayTransport,
 };
 
-/// How much later than UDP a connection is started if there is also a TURN server over UDP: relayed candidates have
-/// the same priority whatever their transport, and the first pair that works wins.
+/// Delay before a connection is started if there is also a TURN server over UDP: relayed candidates have the same
+/// priority regardless of their transport, and the first pair that works is nominated.
 const HEAD_START: Duration = Duration::from_millis(150);
 
 /// Additional delay if TURN over UDP has answered by then: time for a pair over UDP to be nominated, which itself
-/// waits for a direct pair first.
+/// first waits for a direct pair.
 const LONGER_START: Duration = Duration::from_millis(600);
 
 /// Approximate size of a packet that opens a connection, bytes.
@@ -188,8 +188,8 @@ impl StreamServers {
         dial(address, &uri.host, tls, Some(local.ip())).await
     }
 
-    /// The round trips over the simulated link that open a connection: one for TCP (RFC 9293 §3.5), one more for
-    /// TLS (RFC 8446 §2).
+    /// Simulates the round trips over the link that open a connection: one for TCP (RFC 9293 §3.5), one more for TLS
+    /// (RFC 8446 §2).
     async fn shake_hands(&self, round_trips: usize) {
         let Some(gateway) = &self.gateway else { return };
         for _ in 0..round_trips {

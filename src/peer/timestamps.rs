@@ -1,12 +1,12 @@
 //! RTP timestamps of the video track (RFC 3550 §5.1).
 //!
-//! They follow the monotonic clock: the distances between pictures are correct whatever happens to the wall clock.
-//! A pause of more than half a wrap of the counter (6.6 hours) is shortened to that, so that every receiver takes
-//! the next picture for a newer one.
+//! They follow the monotonic clock, so the intervals between pictures are correct even if the wall clock is set. A
+//! pause of more than half the range of the counter (6.6 hours) is shortened to that, so that every receiver
+//! recognizes the next picture as newer.
 
 use std::time::{Duration, Instant};
 
-/// Maximum age of a picture when it reaches the track; a larger one means that the clock was set.
+/// Maximum age of a picture when it reaches the track; a larger age means that the wall clock was set.
 const MAX_AGE: Duration = Duration::from_secs(10);
 
 /// The maximum step of the timestamp, ticks. A larger one looks like a step back.
@@ -25,7 +25,7 @@ impl Timestamps {
         Self { epoch: now, last: (0, first) }
     }
 
-    /// The timestamp of a picture captured `age` ago. It always moves forward.
+    /// The timestamp of a picture captured `age` ago. Timestamps always increase.
     pub(super) fn next(&mut self, now: Instant, age: Duration) -> u32 {
         let since = now.saturating_duration_since(self.epoch).saturating_sub(age.min(MAX_AGE));
         let ticks = since.as_secs() * 90_000 + u64::from(since.subsec_nanos()) * 9 / 100_000;
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timestamps_follow_the_monotonic_clock_and_go_forward() {
+    fn timestamps_follow_the_monotonic_clock_and_increase() {
         let start = Instant::now();
         let mut timestamps = Timestamps::new(u32::MAX - 5, start);
         let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
@@ -54,7 +54,7 @@ mod tests {
         assert_eq!(set.wrapping_sub(later), 1);
         let next = timestamps.next(at(30.5), Duration::ZERO);
         assert_eq!(next.wrapping_sub(first), 945_002);
-        // 13 hours of silence, nearly a whole wrap; then correct distances again.
+        // 13 hours of silence, nearly the whole range; then the intervals are correct again.
         let after = timestamps.next(at(30.5 + 13.0 * 3600.0), Duration::ZERO);
         assert_eq!(after.wrapping_sub(next), (1 << 31) - 1);
         let last = timestamps.next(at(34.0 + 13.0 * 3600.0), Duration::ZERO);

@@ -1,4 +1,4 @@
-//! The tasks around packetizer and assembler: outgoing and incoming video.
+//! Outgoing and incoming video: the tasks around the packetizer and the assembler.
 
 use std::{
     sync::{
@@ -45,14 +45,14 @@ use super::{
 };
 use crate::media::h264::{self, AccessUnit};
 
-/// How long an access unit may go without a new packet before it is abandoned: longer than an outage that repair
-/// can bridge. It delays nothing: later access units are delivered as soon as they are complete.
+/// How long an access unit may go without a new packet before it is abandoned: longer than an outage that repair can
+/// bridge. This delays nothing: later access units are delivered as soon as they are complete.
 pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 
 /// The same without repair: no packet is that late.
 pub(super) const PATIENCE_UNREPAIRED: Duration = Duration::from_millis(500);
 
-/// Maximum size of received access units in use at a time, from here to the disk, in units of 1 KiB.
+/// Maximum total size of the received access units in use, until they are on disk, in units of 1 KiB.
 const RECEIVED_KIB: usize = 64 << 10;
 
 /// An access unit that was sent.
@@ -64,7 +64,7 @@ pub struct SentAccessUnit {
     pub packets: u32,
     /// When the first packet was handed to the connection.
     pub first_packet: Instant,
-    /// Time from the first packet handed to the connection to the last.
+    /// Time from when the first packet was handed to the connection until the last one was.
     pub send_time: Duration,
 }
 
@@ -112,7 +112,7 @@ impl VideoSender {
         Ok(Self {
             track,
             ssrc,
-            // The top bit clear leaves room before the first wrap (RFC 3711 §3.3.1).
+            // A clear top bit leaves room before the first wrap (RFC 3711 §3.3.1).
             sequence: AtomicU16::new(rand::random::<u16>() & 0x7fff),
             timestamps: Mutex::new(Timestamps::new(rand::random(), Instant::now())),
         })
@@ -125,7 +125,7 @@ impl VideoSender {
         timestamps.next(Instant::now(), age)
     }
 
-    /// Sends an access unit, as fast as `pacing` allows; `relayed`: it may go through a relay.
+    /// Sends an access unit as fast as `pacing` allows; `relayed` means that it may go through a relay.
     pub(super) async fn send(
         &self,
         unit: &AccessUnit,
@@ -183,7 +183,7 @@ pub(super) async fn forward_requests(
     }
 }
 
-/// Assembles packets from the RTP observer; records in `path` what keyframes reveal about it.
+/// Assembles packets from the RTP observer, and records in `path` what keyframes reveal about the path.
 pub(super) async fn receive(
     mut packets: mpsc::Receiver<InboundRtp>,
     shared: Arc<PeerState>,
@@ -252,8 +252,8 @@ impl Assembled {
         Self::Whole(unit)
     }
 
-    /// Charges the access unit's bytes to the budget until their last reader drops them; one that does not fit is
-    /// abandoned.
+    /// Charges the access unit's bytes to the budget until their last reader drops them; an access unit that does not
+    /// fit is abandoned.
     fn within(self, budget: &Arc<Semaphore>) -> Self {
         let Self::Whole(mut unit) = self else { return self };
         let kib = unit.data.len().div_ceil(1024) as u32;

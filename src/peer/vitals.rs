@@ -1,8 +1,8 @@
 //! Evidence that a peer connection is alive, recorded where it is observed.
 //!
-//! ICE alone does not prove it: behind a live path DTLS, SCTP, SRTP or the crate's driver may be dead. The sockets,
-//! the RTP observer, the control channels and the driver's thread write to `LivenessMonitor`; [`Vitals`] is a
-//! snapshot of it. `session::liveness` draws the conclusions.
+//! ICE alone does not prove it: DTLS, SCTP, SRTP or the crate's driver may have failed although the path works. The
+//! sockets, the RTP observer, the control channels and the driver's thread write to `LivenessMonitor`; [`Vitals`] is
+//! a snapshot of it. `session::liveness` draws the conclusions.
 
 use std::{
     sync::{
@@ -33,17 +33,17 @@ pub struct Vitals {
     pub has_data: bool,
     /// When the DTLS handshake last advanced at this end.
     pub handshake: Option<Duration>,
-    /// Last authenticated connectivity check or answer.
+    /// When the last authenticated connectivity check or answer arrived.
     pub check: Option<Duration>,
-    /// Last authenticated RTP or RTCP packet.
+    /// When the last authenticated RTP or RTCP packet arrived.
     pub media: Option<Duration>,
-    /// Last message on any data channel.
+    /// When the last message on any data channel arrived.
     pub data: Option<Duration>,
     /// When our control channel closed.
     pub channel_closed: Option<Duration>,
-    /// Pings unanswered since the last answer; none before the first answer.
+    /// Pings unanswered since the last answer; `None` before the first answer.
     pub pings: Option<Unanswered>,
-    /// Keyframes sent since the peer last acknowledged packets; none before its first acknowledgment.
+    /// Keyframes sent since the peer last acknowledged packets; `None` before its first acknowledgment.
     pub keyframes_sent: Option<Unanswered>,
     /// Keyframes announced by the peer since its last RTP packet.
     pub keyframes_announced: Option<Unanswered>,
@@ -130,7 +130,7 @@ pub(crate) struct LivenessMonitor {
     reported: AtomicU64,
     alert: AtomicU32,
     dropped: AtomicU64,
-    /// Sockets that hold datagrams back until ICE has a path, or DTLS is established.
+    /// Wakers of the sockets that hold datagrams back until ICE has a path, or DTLS is established.
     holding: Mutex<Vec<Waker>>,
     /// Iterations of the driver's loop.
     turns: AtomicU64,
@@ -210,7 +210,7 @@ impl LivenessMonitor {
         }
     }
 
-    /// Records whether the peer's description has a data channel; ours always has.
+    /// Records whether the peer's description has a data channel; ours always does.
     pub(super) fn described(&self, has_data: bool) {
         self.has_data.store(has_data, Relaxed);
     }
@@ -236,17 +236,17 @@ impl LivenessMonitor {
         self.check.set(now);
     }
 
-    /// A message on a data channel arrived.
+    /// Records a message on a data channel.
     pub(super) fn data_received(&self) {
         self.data.set(self.now());
     }
 
-    /// RTCP authenticated by the peer arrived.
+    /// Records authenticated RTCP from the peer.
     pub(super) fn rtcp_received(&self) {
         self.media.set(self.now());
     }
 
-    /// RTP authenticated by the peer arrived.
+    /// Records authenticated RTP from the peer.
     pub(super) fn rtp_received(&self) {
         self.media.set(self.now());
         let mut trackers = self.trackers();
@@ -269,13 +269,13 @@ impl LivenessMonitor {
 
     pub(super) fn keyframe_announced(&self) {
         let mut trackers = self.trackers();
-        // Its packets may precede it or be lost, but not three times in a row.
+        // The packets may precede the announcement or be lost, but not three times in a row.
         trackers[ANNOUNCED].answers = true;
         trackers[ANNOUNCED].sent(self.now());
     }
 
-    /// The peer reports the highest sequence number it has received (RFC 3550 §6.4.1): a changed one acknowledges
-    /// sent packets.
+    /// Records the highest sequence number that the peer has received, by its report (RFC 3550 §6.4.1): a change
+    /// acknowledges sent packets.
     pub(super) fn packets_reported(&self, highest: u32) {
         let reported = u64::from(highest) + 1;
         if self.reported.swap(reported, Relaxed) != reported {
@@ -283,7 +283,7 @@ impl LivenessMonitor {
         }
     }
 
-    /// The peer reports that packets arrived.
+    /// Records that the peer has reported the arrival of packets.
     pub(super) fn packets_acknowledged(&self) {
         self.trackers()[SENT].answered();
     }
@@ -296,7 +296,7 @@ impl LivenessMonitor {
         self.dropped.fetch_add(1, Relaxed);
     }
 
-    /// Data or media have arrived, so the peer has keys, and DTLS is established at both ends.
+    /// Whether the peer has keys, so that DTLS is established at both ends: data or media has arrived.
     pub(super) fn peer_has_keys(&self) -> bool {
         self.data.get().is_some() || self.media.get().is_some() || self.channel.get().is_some()
     }
@@ -309,7 +309,8 @@ impl LivenessMonitor {
         self.turns.load(Relaxed)
     }
 
-    /// The driver has ended, or is abandoned, with the reason. Only the first reason is kept.
+    /// Records why the driver has ended or was abandoned. Only the first reason is kept; returns whether this is the
+    /// first.
     pub(super) fn driver_ended(&self, why: String) -> bool {
         self.driver.send_if_modified(|ended| {
             let first = ended.is_none();

@@ -10,12 +10,12 @@ use super::{driver, runtime::PeerRuntime, vitals::LivenessMonitor};
 /// Interval at which the driver has to show progress.
 const CHECK_INTERVAL: Duration = Duration::from_millis(400);
 
-/// Consecutive checks without progress after which a driver is unresponsive: 2 s.
+/// Consecutive checks without progress after which a driver counts as unresponsive: 2 s.
 const MAX_MISSES: u32 = 5;
 
 /// Watches the driver until it ends, and declares it ended when it is unresponsive.
 ///
-/// Counts checks instead of time: after a suspend, or on an overloaded machine, this task was as late as the
+/// It counts checks instead of time: after a suspend, or on an overloaded machine, this task is as late as the
 /// driver.
 pub(super) async fn watch(liveness: Arc<LivenessMonitor>, runtime: Weak<PeerRuntime>) {
     let mut misses = 0;

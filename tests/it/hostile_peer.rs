@@ -364,7 +364,7 @@ fn floods_of_candidates_are_bounded_and_a_good_phone_works() {
         assert!(grown < MAX_GROWN, "{grown} bytes more");
         let from = recv.said();
         assert!(from < 100, "each of 5000 candidates is reported");
-        recv.says("ignoring a candidate of the peer");
+        recv.says("ignoring a candidate from the peer");
         drop(phone);
         stores_a_keyframe(&rig, recv).await;
     });
