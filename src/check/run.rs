@@ -2,11 +2,7 @@
 //! beside those of the room, one after the other; then floods, one at a time; and finally those that leave
 //! the server changed.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Mutex, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, sleep, timeout};
@@ -19,7 +15,7 @@ use super::{
     rule::{Rule, Schedule},
     server::ServerUnderTest,
 };
-use crate::auth::jws::KeyError;
+use crate::{auth::jws::KeyError, lock::locked};
 
 /// Added to the timeout of slow cases.
 const SLOW_WITHIN: Duration = Duration::from_mins(8);
@@ -89,10 +85,6 @@ pub(super) fn shown(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
     url.to_string()
-}
-
-fn locked(results: &Results) -> MutexGuard<'_, BTreeMap<usize, CaseResult>> {
-    results.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Run<'_> {

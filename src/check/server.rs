@@ -25,7 +25,10 @@ use super::{
     rule::{Level, Need},
     wire::{Answer, Request, connect},
 };
-use crate::auth::{jws::KeyError, unix_now};
+use crate::{
+    auth::{jws::KeyError, unix_now},
+    lock::locked,
+};
 pub use joining::{HandshakeAttempt, NONCE};
 
 /// Maximum pause honored between two requests, seconds.
@@ -362,10 +365,6 @@ impl ServerUnderTest {
             _ => Ok(answer.summary()),
         }
     }
-}
-
-fn locked<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn no_connection(error: &io::Error) -> CaseError {

@@ -204,7 +204,7 @@ pub async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
     }
     args.ice.apply(&mut config).await?;
     turn::end_with_pairs(relay.as_ref(), &mut config);
-    let tls = config.front.tls.clone();
+    let tls = config.listener.tls.clone();
     let drain = config.signaling.timings.drain_jitter;
     let served = Served { server: start(config, listener).await?, relay };
     Announcement::new(&args, &served, tls.as_ref(), mode, access).show(output)?;

@@ -2,12 +2,12 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
 use super::result::Errors;
-use crate::{signaling::client::ClientError, stats::Histogram, types::Stage};
+use crate::{lock::locked, signaling::client::ClientError, stats::Histogram, types::Stage};
 
 /// Number of shards: more than threads, so that they seldom contend.
 const SHARDS: usize = 16;
@@ -139,9 +139,4 @@ impl Tallies {
             [opened + tally.opened, sent + tally.sent, received + tally.received]
         })
     }
-}
-
-fn locked(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
-    // Counters are consistent after every step.
-    tally.lock().unwrap_or_else(PoisonError::into_inner)
 }

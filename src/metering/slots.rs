@@ -3,8 +3,10 @@
 use std::{
     collections::HashMap,
     hash::Hash,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
+
+use crate::lock::locked;
 
 /// Counts the slots taken per key. Clones share them.
 #[derive(Debug, Clone)]
@@ -51,11 +53,6 @@ impl<K: Hash + Eq> Drop for Slot<K> {
             }
         }
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Each change is a single step, so the map is consistent after a panic.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

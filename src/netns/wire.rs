@@ -92,7 +92,7 @@ mod linux {
         io,
         mem::MaybeUninit,
         os::fd::AsRawFd,
-        sync::{Condvar, Mutex, MutexGuard, PoisonError},
+        sync::{Condvar, Mutex, PoisonError},
         thread,
         time::{Duration, Instant},
     };
@@ -106,6 +106,7 @@ mod linux {
 
     use super::{IDLE, NetnsError, WireConfig};
     use crate::{
+        lock::locked,
         nat::LinkSettings,
         netsim::link::{Fate, LinkQueue},
     };
@@ -151,10 +152,6 @@ mod linux {
         queue: Mutex<LinkQueue>,
         packets: Mutex<BinaryHeap<QueuedPacket>>,
         changed: Condvar,
-    }
-
-    fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-        mutex.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs the link until the process is killed; `ready` is called once it carries packets, and each item

@@ -99,13 +99,13 @@ pub(super) async fn accept(
 impl Options {
     /// For the main listener.
     pub(super) fn of_all_routes(parts: &Parts) -> Self {
-        let front = &parts.config.front;
-        let acceptor = front.tls.as_ref().map(|tls| TlsAcceptor::from(tls.http()));
+        let listener = &parts.config.listener;
+        let acceptor = listener.tls.as_ref().map(|tls| TlsAcceptor::from(tls.http()));
         Self {
-            tls: acceptor.map(|acceptor| (acceptor, front.tls_within)),
+            tls: acceptor.map(|acceptor| (acceptor, listener.tls_within)),
             connections: Arc::new(Semaphore::new(parts.config.max_connections)),
-            addresses: front.connections_per_address.map(Slots::new),
-            proxies: Arc::new(front.proxies.clone()),
+            addresses: listener.connections_per_address.map(Slots::new),
+            proxies: Arc::new(listener.proxies.clone()),
             ..Self::of_metrics(parts)
         }
     }
@@ -114,7 +114,7 @@ impl Options {
     pub(super) fn of_metrics(parts: &Parts) -> Self {
         Self {
             header_within: parts.config.header_within,
-            connection_within: parts.config.front.connection_within,
+            connection_within: parts.config.listener.connection_within,
             tls: None,
             connections: Arc::new(Semaphore::new(METRICS_CONNECTIONS)),
             addresses: None,

@@ -11,21 +11,19 @@
 //!
 //! The caller binds the listener, so that a test can start a server on port 0 in one line.
 
-mod bus_metrics;
-pub mod exposition;
-pub mod front;
 mod hosts;
 pub mod http;
+pub mod listener;
 pub mod metrics;
 pub mod proxies;
 mod readiness;
 mod routes;
 mod running;
+mod smuggling_guard;
 pub mod tls;
 pub mod token_api;
 mod traffic;
 pub mod twilio;
-mod wellformed;
 
 use std::{
     io,
@@ -37,7 +35,7 @@ use std::{
 use tokio::{net::TcpListener, sync::watch};
 
 pub use self::running::RunningServer;
-use self::{front::Front, traffic::Traffic};
+use self::{listener::ListenerConfig, traffic::Traffic};
 use crate::{
     auth::{
         jws::{Key, KeyError, SigningKeys},
@@ -182,7 +180,7 @@ pub struct ServerConfig {
     /// Maximum number of concurrent HTTP connections, not counting sockets.
     pub max_connections: usize,
     /// Settings of the HTTP listener.
-    pub front: Front,
+    pub listener: ListenerConfig,
     /// More metrics, such as those of an embedded TURN server.
     pub extra_metrics: Option<ExtraMetrics>,
     /// Resources other than sockets that end with a pair, such as allocations of an embedded TURN server.
@@ -207,7 +205,7 @@ impl ServerConfig {
             token_rates: Some(TokenRates::default()),
             header_within: Duration::from_secs(5),
             max_connections: 4096,
-            front: Front::default(),
+            listener: ListenerConfig::default(),
             extra_metrics: None,
             in_use: None,
             page: None,
@@ -229,8 +227,8 @@ impl ServerConfig {
         config.token_rates = None;
         config.signaling.origins = Origins::Loopback(Vec::new());
         config.signaling.limits = Limits::for_one_machine();
-        config.front.connections_per_address = None;
-        config.front.this_machine_only = true;
+        config.listener.connections_per_address = None;
+        config.listener.this_machine_only = true;
         config.signaling.timings.drain_jitter = Duration::ZERO;
         Ok(config)
     }
@@ -282,7 +280,7 @@ impl Server {
     ) -> Result<RunningServer, ServerError> {
         let addr = listener.local_addr()?;
         config.store.ready().await?;
-        let metrics = match config.front.metrics_listen {
+        let metrics = match config.listener.metrics_listen {
             Some(address) => {
                 let bound = TcpListener::bind(address).await;
                 Some(bound.map_err(|source| ServerError::Metrics { address, source })?)
@@ -305,17 +303,17 @@ impl Server {
             let router = routes::metrics_only(&parts, metrics_addr.map(|addr| addr.ip()));
             tasks.push(tokio::spawn(http::accept(listener, router, options, stop.subscribe())));
         }
-        if let Some(tls) = parts.config.front.tls.clone().filter(tls::Tls::has_files) {
+        if let Some(tls) = parts.config.listener.tls.clone().filter(tls::Tls::has_files) {
             tasks.push(tokio::spawn(tls.watch()));
         }
-        tasks.push(tokio::spawn(watch_over(Arc::clone(&parts))));
+        tasks.push(tokio::spawn(run_background_tasks(Arc::clone(&parts))));
         parts.signaling.await_bus().await;
         Ok(RunningServer { addr, metrics_addr, parts, stop, tasks, connections })
     }
 }
 
 /// Closes sockets of revoked pairs, forgets idle clients, and renews Twilio's ICE servers.
-async fn watch_over(parts: Arc<Parts>) {
+async fn run_background_tasks(parts: Arc<Parts>) {
     let forgetting = async {
         loop {
             tokio::time::sleep(FORGET_EVERY).await;

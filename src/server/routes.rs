@@ -5,7 +5,8 @@ use std::{net::IpAddr, sync::Arc};
 use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
 
 use super::{
-    JWKS_PATH, Parts, TOKEN_PATH, hosts, metrics, readiness::is_store_ready, token_api, wellformed,
+    JWKS_PATH, Parts, TOKEN_PATH, hosts, metrics, readiness::is_store_ready, smuggling_guard,
+    token_api,
 };
 use crate::{
     page,
@@ -30,13 +31,13 @@ pub(super) fn all(parts: &Arc<Parts>, with_metrics: bool, listening: IpAddr) -> 
     }
     let router =
         router.with_state(Arc::clone(parts)).merge(parts.signaling.router()).fallback(not_found);
-    by_own_names(router, parts, listening).layer(axum::middleware::from_fn(wellformed::check))
+    by_own_names(router, parts, listening).layer(axum::middleware::from_fn(smuggling_guard::check))
 }
 
 /// Rejects requests whose host is not this machine, if the configuration demands it.
 fn by_own_names(router: Router, parts: &Parts, listening: IpAddr) -> Router {
-    let front = &parts.config.front;
-    if !front.this_machine_only || front.tls.is_some() {
+    let listener = &parts.config.listener;
+    if !listener.this_machine_only || listener.tls.is_some() {
         return router;
     }
     router.layer(axum::middleware::from_fn_with_state(listening, hosts::check))

@@ -60,7 +60,7 @@ impl RunningServer {
     /// Host and port for URLs at an address of this machine; with TLS, a name in the certificate.
     fn authority(&self, ip: IpAddr) -> String {
         let addr = SocketAddr::new(ip, self.addr.port());
-        let Some(tls) = self.parts.config.front.tls.as_ref() else { return addr.to_string() };
+        let Some(tls) = self.parts.config.listener.tls.as_ref() else { return addr.to_string() };
         let named = tls.names().into_iter().find(|name| {
             !name.contains('*') && !name.contains(':') && name.parse::<IpAddr>().is_err()
         });
@@ -73,7 +73,7 @@ impl RunningServer {
     }
 
     fn scheme(&self, plain: &str) -> String {
-        let secure = if self.parts.config.front.tls.is_some() { "s" } else { "" };
+        let secure = if self.parts.config.listener.tls.is_some() { "s" } else { "" };
         format!("{plain}{secure}")
     }
 

@@ -7,7 +7,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -20,6 +20,7 @@ use rustls::{
 };
 
 use crate::{
+    lock::locked,
     signaling::server::counters::Family,
     stun::stream::certificate::{self, Fingerprint},
 };
@@ -339,10 +340,6 @@ impl Files {
             error => bad_key(error.to_string()),
         })
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

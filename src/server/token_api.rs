@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{Parts, ServerConfig, TokenRates, TurnAdvert, front::Front};
+use super::{Parts, ServerConfig, TokenRates, TurnAdvert, listener::ListenerConfig};
 use crate::{
     auth::{login::LoginError, turn_rest, unix_now},
     pairs::{Pair, StoreError},
@@ -174,7 +174,7 @@ async fn grant(parts: &Parts, request: Request) -> Result<TokenAnswer, Refusal> 
     if let Some(rate) = &parts.tokens.users {
         rate.take(&user).map_err(|wait| Refusal::too_often("user", wait))?;
     }
-    let wanted = read(body, &parts.config.front).await?;
+    let wanted = read(body, &parts.config.listener).await?;
     let pair = choose_pair(parts, &user, &wanted).await?;
     let device = wanted.device_id;
     let life = parts.config.token_ttl_s;
@@ -214,12 +214,12 @@ async fn user(parts: &Parts, headers: &HeaderMap, now: u64) -> Result<String, Re
     })
 }
 
-async fn read(body: Body, front: &Front) -> Result<TokenRequest, Refusal> {
-    let bytes = tokio::time::timeout(front.body_within, to_bytes(body, front.max_body))
+async fn read(body: Body, listener: &ListenerConfig) -> Result<TokenRequest, Refusal> {
+    let bytes = tokio::time::timeout(listener.body_within, to_bytes(body, listener.max_body))
         .await
         .map_err(|_| Refusal::malformed("the body did not arrive in time"))?
         .map_err(|_| {
-            let max = front.max_body;
+            let max = listener.max_body;
             Refusal::malformed(format!("the body is truncated or exceeds {max} bytes"))
         })?;
     let request: TokenRequest = serde_json::from_slice(&bytes).map_err(|error| {

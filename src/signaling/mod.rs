@@ -4,3 +4,4 @@ pub mod bus;
 pub mod client;
 pub mod room;
 pub mod server;
+pub mod text;

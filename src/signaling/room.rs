@@ -12,15 +12,13 @@ use std::{collections::VecDeque, sync::Arc};
 use super::{
     bus::{Command, NodeId},
     server::limits::Limits,
+    text::Text,
 };
 use crate::{
     pairs::Role,
     proto::signaling::{Body, LeaveReason, Message, RELAYED_ADDITIONS, close},
     types::{ConnId, DeviceId, PairId},
 };
-
-/// One text frame; clones share the buffer.
-pub type Text = tokio_tungstenite::tungstenite::Utf8Bytes;
 
 /// A step for the caller to carry out.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,12 +7,15 @@
 pub mod counters;
 pub(super) mod end;
 pub mod fragments;
-mod gate;
 pub mod handshake;
+mod identity;
 pub mod limits;
 pub mod meter;
 pub mod origin;
 pub(super) mod outbox;
+mod quota;
+mod refusal;
+pub mod request;
 pub(super) mod rooms;
 mod socket;
 pub mod tap;
@@ -40,24 +43,27 @@ use self::{
     counters::Counters,
     end::End,
     fragments::Fragments,
-    gate::{Gate, Places},
     handshake::Admitted,
+    identity::Identity,
     limits::{Limits, Timings},
     outbox::Outbox,
-    rooms::{RoomLock, Rooms, locked},
+    quota::{HandshakeQuota, SocketSlots},
+    refusal::Refusal,
+    rooms::{RoomLock, Rooms},
     socket::Member,
     tap::{Tap, Visit},
 };
 pub use self::{
-    handshake::{Arrival, ClientAddr, RequestId},
     origin::Origins,
+    request::{Arrival, ClientAddr, RequestId},
 };
 use super::{
-    bus::{self, BusConfig, BusCounters, BusState, Command, Link},
+    bus::{self, BusConfig, BusCounters, BusHandle, BusState, Command},
     room::Action,
 };
 use crate::{
     auth::jwt::Verifier,
+    lock::locked,
     pairs::{Hint, InUse, PairStore},
     proto::signaling::{LeaveReason, PATH, close},
     types::{ConnId, PairId},
@@ -93,11 +99,11 @@ pub(super) struct Shared {
     pub(super) verifier: Arc<Verifier>,
     pub(super) store: Arc<dyn PairStore>,
     pub(super) counters: Counters,
-    gate: Gate,
+    quota: HandshakeQuota,
     pub(super) draining: watch::Sender<bool>,
     pub(super) rooms: Rooms,
     pub(super) sockets: Arc<Semaphore>,
-    bus: Option<Arc<Link>>,
+    bus: Option<Arc<BusHandle>>,
     /// Taken by the task that carries out the commands.
     bus_commands: Mutex<Option<mpsc::UnboundedReceiver<Command>>>,
 }
@@ -108,7 +114,7 @@ impl Shared {
     async fn join(
         &self,
         pair: &PairId,
-        member: &socket::Identity,
+        member: &Identity,
         exp: u64,
         arrived: Instant,
     ) -> Option<RoomLock> {
@@ -136,9 +142,9 @@ impl Shared {
 
     fn revoke(&self, pair: &PairId) {
         if let Some(room) = self.rooms.of(pair) {
-            let mut occupied = locked(&room);
-            let actions = occupied.room.room.revoke();
-            occupied.apply(actions);
+            let mut live_room = locked(&room);
+            let actions = live_room.shared.room.revoke();
+            live_room.apply(actions);
         }
     }
 }
@@ -162,10 +168,10 @@ impl Signaling {
         store: Arc<dyn PairStore>,
     ) -> Self {
         let sockets = Arc::new(Semaphore::new(config.limits.sockets as usize));
-        let (bus, bus_commands) = config.bus.as_ref().map(|_| Link::new()).unzip();
+        let (bus, bus_commands) = config.bus.as_ref().map(|_| BusHandle::new()).unzip();
         let bus = bus.map(Arc::new);
         Self(Arc::new(Shared {
-            gate: Gate::new(&config.limits),
+            quota: HandshakeQuota::new(&config.limits),
             verifier,
             store,
             counters: Counters::default(),
@@ -211,10 +217,10 @@ impl Signaling {
     /// single node. Call it once.
     pub async fn run_bus(self) {
         let commands = locked(&self.0.bus_commands).take();
-        if let (Some(link), Some(config), Some(commands)) =
+        if let (Some(handle), Some(config), Some(commands)) =
             (&self.0.bus, &self.0.config.bus, commands)
         {
-            bus::drive(Arc::clone(&self.0), Arc::clone(link), config.clone(), commands).await;
+            bus::drive(Arc::clone(&self.0), Arc::clone(handle), config.clone(), commands).await;
         }
     }
 
@@ -271,7 +277,7 @@ impl Signaling {
 
     /// Removes idle addresses, pairs and users from the rate limiters.
     pub fn forget_idle(&self) {
-        self.0.gate.forget_idle();
+        self.0.quota.forget_idle();
     }
 
     /// Whether new sockets are rejected because the server is about to stop.
@@ -365,9 +371,9 @@ fn seats(
     shared: &Shared,
     request: &axum::http::Extensions,
     admitted: &Admitted,
-) -> Result<(OwnedSemaphorePermit, Places), handshake::Refusal> {
-    let places = shared.gate.places(request.get(), &admitted.user)?;
-    Ok((handshake::place(shared)?, places))
+) -> Result<(OwnedSemaphorePermit, SocketSlots), Refusal> {
+    let slots = shared.quota.socket_slots(request.get(), &admitted.user)?;
+    Ok((handshake::place(shared)?, slots))
 }
 
 /// Runs one socket until it ends.
@@ -379,7 +385,7 @@ async fn serve(
     client: Option<IpAddr>,
 ) {
     let websocket = websocket::accept(Fragments::new(io, &shared.config.limits)).await;
-    let identity = socket::Identity {
+    let identity = Identity {
         device: admitted.claims.sub,
         role: admitted.role,
         conn: ConnId(uuid::Uuid::new_v4().to_string()),

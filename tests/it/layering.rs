@@ -10,9 +10,10 @@ use std::{
 
 use crate::source_text;
 
-const FLOORS: [(&str, u8); 28] = [
+const FLOORS: [(&str, u8); 29] = [
     ("guide", 0),
     ("types", 0),
+    ("lock", 0),
     ("stats", 0),
     ("units", 0),
     ("page", 0),

@@ -303,7 +303,7 @@ async fn a_development_server_answers_to_names_of_this_machine_only() {
         }
     }
     // A server with users of its own is called by whatever name leads to it.
-    let real = server(|config| config.front.this_machine_only = false).await;
+    let real = server(|config| config.listener.this_machine_only = false).await;
     let answers = statuses(real.local_addr(), "signal.example").await;
     assert_eq!(answers[0].status, 200);
 }

@@ -64,7 +64,7 @@ pub(super) async fn configure(args: &ServeArgs) -> Result<Configured, Failure> {
     config.signaling.origins = origins(&args.allow_origin, mode);
     config.signaling.allow_query_token = args.allow_query_token;
     config.signaling.connect_only = args.connect_only;
-    config.front.tls = args.tls.read(args.address(), args.turn.public_address)?;
+    config.listener.tls = args.tls.read(args.address(), args.turn.public_address)?;
     args.limits.apply(&mut config)?;
     args.operation.apply(args.address(), &mut config)?;
     config.signaling.bus = super::bus::configure(&args.bus)?;
@@ -336,9 +336,9 @@ mod tests {
     async fn a_server_for_the_local_network_has_its_own_secrets() {
         let (config, mode) = configured(&["--lan"]).await.unwrap();
         assert_eq!(mode, Mode::Lan);
-        assert!(config.front.tls.is_some() && config.page.is_some());
+        assert!(config.listener.tls.is_some() && config.page.is_some());
         assert!(
-            !config.front.this_machine_only,
+            !config.listener.this_machine_only,
             "its certificate and its login are for other machines, too"
         );
         assert!(config.token_rates.is_some(), "login attempts are limited");
@@ -348,7 +348,7 @@ mod tests {
         let pairs = config.store.list().await.unwrap();
         assert_eq!((pairs.len(), pairs[0].id.as_str()), (1, "demo"));
         let (plain, _) = configured(&["--lan", "--no-tls", "--add-pair", "p:a:b"]).await.unwrap();
-        assert!(plain.front.tls.is_none());
+        assert!(plain.listener.tls.is_none());
         assert_eq!(plain.store.list().await.unwrap().len(), 2);
     }
 

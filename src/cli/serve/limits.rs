@@ -129,8 +129,8 @@ impl LimitArgs {
         let times = Duration::from_millis(100)..=Duration::from_mins(5);
         for (flag, given, place) in [
             ("--header-timeout", self.header_timeout, &mut config.header_within),
-            ("--tls-timeout", self.tls_timeout, &mut config.front.tls_within),
-            ("--body-timeout", self.body_timeout, &mut config.front.body_within),
+            ("--tls-timeout", self.tls_timeout, &mut config.listener.tls_within),
+            ("--body-timeout", self.body_timeout, &mut config.listener.body_within),
         ] {
             if let Some(given) = given {
                 if !times.contains(&given) {
@@ -156,7 +156,7 @@ impl LimitArgs {
             (
                 "--max-connections-per-ip",
                 self.max_connections_per_ip,
-                &mut config.front.connections_per_address,
+                &mut config.listener.connections_per_address,
             ),
         ] {
             if let Some(maximum) = within(flag, given, 0..=MAX_COUNT)? {
@@ -182,7 +182,7 @@ impl LimitArgs {
             limits.message_bytes = maximum as usize;
         }
         if let Some(maximum) = within("--max-body", self.max_body, 1024..=1024 * 1024)? {
-            config.front.max_body = maximum as usize;
+            config.listener.max_body = maximum as usize;
         }
         if let Some(maximum) = within("--queue-messages", self.queue_messages, 8..=4096)? {
             limits.queue_messages = maximum as usize;
@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(limits.messages, Rate::new(100, Duration::from_millis(50)));
         assert_eq!(config.token_rates.map(|rates| rates.per_address), Some(UNLIMITED));
         assert_eq!(config.header_within, Duration::from_secs(1));
-        assert_eq!(config.front.connections_per_address, None);
+        assert_eq!(config.listener.connections_per_address, None);
     }
 
     #[tokio::test]

@@ -62,14 +62,14 @@ impl OperationArgs {
             Some(ProxyHeaderName::Forwarded) => ProxyHeader::Forwarded,
             Some(ProxyHeaderName::XForwardedFor) | None => ProxyHeader::XForwardedFor,
         };
-        config.front.proxies = Proxies { trusted: self.trusted_proxy.clone(), header };
+        config.listener.proxies = Proxies { trusted: self.trusted_proxy.clone(), header };
         if self.metrics_listen.is_some_and(|metrics| metrics.port() != 0 && metrics == listen) {
             return Err(Failure::usage(
                 format!("--metrics-listen {listen} is the same address as --listen"),
                 "give another port, or omit --metrics-listen",
             ));
         }
-        config.front.metrics_listen = self.metrics_listen;
+        config.listener.metrics_listen = self.metrics_listen;
         if let Some(drain) = self.drain {
             if drain > MAX_DRAIN {
                 return Err(Failure::usage(

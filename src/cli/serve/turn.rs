@@ -128,7 +128,7 @@ pub async fn start(
         IpAddr::V4(ip) => ip.to_string(),
         IpAddr::V6(ip) => format!("[{ip}]"),
     };
-    let tls = args.tls.read(wanted, &host, config.front.tls.as_ref())?;
+    let tls = args.tls.read(wanted, &host, config.listener.tls.as_ref())?;
     let turn_config = TurnConfig {
         tls: tls.as_ref().map(|tls| tls.listener.clone()),
         ..plain_config(args, wanted, address, mode, &secret)?

@@ -15,15 +15,15 @@ use tokio::{
 
 use super::{
     BusConfig, Command, Envelope, Health, Judged, Reply,
-    link::{BusState, Link},
+    handle::{BusHandle, BusState},
     redis::{Connected, Heard, Wire},
 };
 use crate::{
+    lock::locked,
     proto::signaling::LeaveReason,
     signaling::{
         room::{Action, Note},
         server::Shared,
-        server::rooms::locked,
     },
 };
 
@@ -44,14 +44,14 @@ type Batch = Pin<Box<dyn Future<Output = Result<Vec<(Command, Reply)>, String>> 
 /// Runs until the future is dropped.
 pub(in crate::signaling) async fn drive(
     shared: Arc<Shared>,
-    link: Arc<Link>,
+    bus: Arc<BusHandle>,
     config: BusConfig,
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let now = Instant::now();
-    let mut driver = Driver { shared, link, health: Health::new(now), was_up: false, looked: now };
+    let mut driver = Driver { shared, bus, health: Health::new(now), was_up: false, looked: now };
     let mut complained = false;
     loop {
         match driver.connect(&config, &mut ticks).await {
@@ -71,7 +71,7 @@ pub(in crate::signaling) async fn drive(
 
 struct Driver {
     shared: Arc<Shared>,
-    link: Arc<Link>,
+    bus: Arc<BusHandle>,
     health: Health,
     /// Whether the bus was up before.
     was_up: bool,
@@ -85,7 +85,7 @@ impl Driver {
         config: &BusConfig,
         ticks: &mut Interval,
     ) -> Result<Connected, super::BusError> {
-        let node = self.link.node.clone();
+        let node = self.bus.node.clone();
         let mut connecting = std::pin::pin!(config.connect(&node));
         loop {
             tokio::select! {
@@ -112,8 +112,8 @@ impl Driver {
         commands: &mut mpsc::UnboundedReceiver<Command>,
         ticks: &mut Interval,
     ) -> String {
-        self.link.set_state(BusState::Connected);
-        self.link.send(self.health.connected(Instant::now()));
+        self.bus.set_state(BusState::Connected);
+        self.bus.send(self.health.connected(Instant::now()));
         let mut running: OptionFuture<Batch> = None.into();
         let mut busy = 0;
         let mut batch = Vec::new();
@@ -126,7 +126,7 @@ impl Driver {
                     return "the bus does not answer".to_owned();
                 },
                 Some(done) = &mut running, if busy > 0 => {
-                    self.link.finished(std::mem::take(&mut busy));
+                    self.bus.finished(std::mem::take(&mut busy));
                     match done {
                         Ok(replies) => replies.into_iter().for_each(|(c, r)| self.replied(c, r)),
                         Err(error) => return error,
@@ -152,30 +152,30 @@ impl Driver {
 
     fn disconnect(&mut self, commands: &mut mpsc::UnboundedReceiver<Command>) {
         self.health.disconnected();
-        self.link.set_state(BusState::Down);
-        self.link.counters.broken.fetch_add(1, Ordering::Relaxed);
+        self.bus.set_state(BusState::Down);
+        self.bus.counters.broken.fetch_add(1, Ordering::Relaxed);
         while commands.try_recv().is_ok() {}
-        self.link.forget_unfinished();
-        self.link.fail_claims();
+        self.bus.forget_unfinished();
+        self.bus.fail_claims();
     }
 
     /// Checks the timers; false if the connection is to be abandoned.
     fn tick(&mut self) -> bool {
         let now = Instant::now();
         match self.health.tick(now) {
-            Judged::Same(echo) => echo.into_iter().for_each(|echo| self.link.send(echo)),
+            Judged::Same(echo) => echo.into_iter().for_each(|echo| self.bus.send(echo)),
             Judged::Hung => return false,
             Judged::Lost => {
                 let silence = self.health.silence(now).as_secs();
                 tracing::error!(silence, "no answer from the bus: closing all sockets");
-                if self.link.state() == BusState::Up {
-                    self.link.set_state(BusState::Connected);
+                if self.bus.state() == BusState::Up {
+                    self.bus.set_state(BusState::Connected);
                 }
-                self.link.fail_claims();
+                self.bus.fail_claims();
                 for room in self.shared.rooms.every() {
-                    let occupied = locked(&room);
-                    let actions = occupied.room.lost();
-                    occupied.apply(actions);
+                    let live_room = locked(&room);
+                    let actions = live_room.shared.lost();
+                    live_room.apply(actions);
                 }
             }
         }
@@ -188,9 +188,9 @@ impl Driver {
 
     fn renew(&self, now: Instant) {
         for room in self.shared.rooms.every() {
-            let commands = locked(&room).room.renew(now);
+            let commands = locked(&room).shared.renew(now);
             for command in commands {
-                self.link.send(command);
+                self.bus.send(command);
             }
         }
     }
@@ -210,56 +210,56 @@ impl Driver {
     fn came_up(&mut self) {
         let now = Instant::now();
         for room in self.shared.rooms.every() {
-            let mut occupied = locked(&room);
-            let actions = occupied.room.back(now);
-            occupied.apply(actions);
+            let mut live_room = locked(&room);
+            let actions = live_room.shared.back(now);
+            live_room.apply(actions);
         }
-        self.link.set_state(BusState::Up);
+        self.bus.set_state(BusState::Up);
         let again = std::mem::replace(&mut self.was_up, true);
-        tracing::info!(node = %self.link.node, again, "the bus is up");
+        tracing::info!(node = %self.bus.node, again, "the bus is up");
     }
 
     fn received(&self, envelope: Envelope) {
-        self.link.counters.messages.count("received");
+        self.bus.counters.messages.count("received");
         if let Some(room) = self.shared.rooms.of(&envelope.pair) {
-            let mut occupied = locked(&room);
-            let actions = occupied.room.receive(envelope);
-            occupied.apply(actions);
+            let mut live_room = locked(&room);
+            let actions = live_room.shared.receive(envelope);
+            live_room.apply(actions);
         } else {
-            self.link.note(Note::Stray);
+            self.bus.note(Note::Stray);
             if envelope.say != super::Say::Kick {
                 let (pair, role, conn) = (envelope.pair, envelope.role.other(), envelope.to);
                 let reason = LeaveReason::Closed;
-                self.link.send(Command::Release { pair, role, conn, reason });
+                self.bus.send(Command::Release { pair, role, conn, reason });
             }
         }
     }
 
     fn replied(&self, command: Command, reply: Reply) {
         if let Reply::Time(time) = reply {
-            self.link.set_time(time, Instant::now());
+            self.bus.set_time(time, Instant::now());
         }
         let Some((pair, conn)) = command.subject() else { return };
         let Some(room) = self.shared.rooms.of(pair) else {
             if let Command::Claim { pair, role, conn, .. } = command {
                 let reason = LeaveReason::Closed;
-                self.link.send(Command::Release { pair, role, conn, reason });
+                self.bus.send(Command::Release { pair, role, conn, reason });
             }
             return;
         };
         let conn = conn.clone();
         let claimed = matches!(reply, Reply::Claimed(_) | Reply::Late);
-        let mut occupied = locked(&room);
-        let actions = self.actions(&mut occupied.room, command, reply);
-        occupied.apply(actions);
-        drop(occupied);
+        let mut live_room = locked(&room);
+        let actions = self.actions(&mut live_room.shared, command, reply);
+        live_room.apply(actions);
+        drop(live_room);
         if claimed {
-            self.link.answer_claim(&conn);
+            self.bus.answer_claim(&conn);
         }
     }
 
     fn actions(&self, room: &mut super::SharedRoom, command: Command, reply: Reply) -> Vec<Action> {
-        let node = &self.link.node;
+        let node = &self.bus.node;
         match (command, reply) {
             (Command::Claim { role, conn, .. }, Reply::Claimed(claimed)) => {
                 room.claimed(node, role, &conn, claimed, Instant::now())

@@ -7,7 +7,7 @@ use super::NodeId;
 use crate::{
     pairs::Role,
     proto::signaling::LeaveReason,
-    signaling::room::Text,
+    signaling::text::Text,
     types::{ConnId, DeviceId, PairId},
 };
 

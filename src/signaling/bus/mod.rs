@@ -34,8 +34,8 @@
 mod command;
 mod drive;
 mod envelope;
+mod handle;
 mod health;
-mod link;
 mod redis;
 mod shared_room;
 #[cfg(test)]
@@ -44,12 +44,12 @@ mod simulated;
 pub use self::{
     command::{Claimed, Command, Lease, NodeId, Own, Renewed, Reply},
     envelope::{Envelope, Say},
+    handle::{BusCounters, BusState},
     health::{Health, Judged},
-    link::{BusCounters, BusState},
     redis::{BusConfig, BusError, check},
     shared_room::SharedRoom,
 };
-pub(super) use self::{drive::drive, link::Link};
+pub(super) use self::{drive::drive, handle::BusHandle};
 
 use std::time::Duration;
 

@@ -16,7 +16,10 @@ use super::{
 use crate::{
     pairs::Role,
     proto::signaling::{Body, LeaveReason, Message, close},
-    signaling::room::{Action, Kind, Relayed, Room, Text},
+    signaling::{
+        room::{Action, Kind, Relayed, Room},
+        text::Text,
+    },
     types::ConnId,
 };
 

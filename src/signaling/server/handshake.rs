@@ -4,14 +4,9 @@
 //! token from a server that is down. The token is in `Authorization`, in a subprotocol (for
 //! browsers), or in the query.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use axum::{
-    Json,
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
@@ -19,94 +14,15 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::{Shared, origin};
+use super::{Shared, origin, refusal::Refusal};
 use crate::{
     auth::{jwt::TokenError, unix_now},
     pairs::Role,
     proto::{
         claims::Claims,
         signaling::{BEARER_SUBPROTOCOL, SUBPROTOCOL},
-        token::ErrorBody,
     },
 };
-
-/// The address of a client, added to each request's extensions by the HTTP server: the address of the
-/// connection, or the one reported by a trusted proxy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClientAddr(pub SocketAddr);
-
-impl ClientAddr {
-    /// The address without its port, with IPv4-mapped addresses as IPv4.
-    #[must_use]
-    pub fn ip(&self) -> IpAddr {
-        self.0.ip().to_canonical()
-    }
-}
-
-/// The id of a request, added to its extensions by the HTTP server: links a socket to its handshake
-/// in the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RequestId(pub Arc<str>);
-
-/// The local address and TLS state of a request, added to its extensions by the HTTP server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Arrival {
-    /// The address of this machine that the client connected to; `None` behind a trusted proxy.
-    pub local: Option<IpAddr>,
-    /// Whether the client uses TLS; `None` behind a trusted proxy, because only the proxy knows.
-    pub secure: Option<bool>,
-}
-
-/// The reason for rejecting a request.
-#[derive(Debug)]
-pub(super) struct Refusal {
-    status: StatusCode,
-    /// Error code for clients and counters.
-    pub code: &'static str,
-    /// The reason as a sentence.
-    pub message: String,
-    retry_after: Option<Duration>,
-}
-
-impl Refusal {
-    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), retry_after: None }
-    }
-
-    pub(super) fn later(mut self, after: Duration) -> Self {
-        self.retry_after = Some(after);
-        self
-    }
-
-    fn unavailable(code: &'static str, message: &str) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message).later(Duration::from_secs(2))
-    }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let body = ErrorBody { code: self.code.to_owned(), message: self.message };
-        let mut response = (self.status, Json(body)).into_response();
-        let headers = response.headers_mut();
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        match self.status {
-            StatusCode::UNAUTHORIZED => {
-                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            }
-            StatusCode::UPGRADE_REQUIRED => {
-                headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-                headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-                headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-            }
-            _ => {}
-        }
-        if let Some(after) = self.retry_after {
-            let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        response
-    }
-}
 
 /// A request that passed all checks.
 #[derive(Debug)]
@@ -154,14 +70,14 @@ pub(super) async fn admit(shared: &Shared, request: &Parts) -> Result<Admitted, 
         let message = "the bus between the nodes is not available; try again";
         return Err(Refusal::unavailable("bus-down", message));
     }
-    shared.gate.address(request.extensions.get())?;
+    shared.quota.address(request.extensions.get())?;
     let protocols = subprotocols(&request.headers);
     let token = find_token(request, &protocols, shared.config.allow_query_token)?;
     let claims =
         shared.verifier.check(&token, unix_now()).await.map_err(|error| token_refused(&error))?;
-    shared.gate.pair(&claims.pair_id)?;
+    shared.quota.pair(&claims.pair_id)?;
     let (role, user) = role_in_pair(shared, &claims).await?;
-    shared.gate.user(&user)?;
+    shared.quota.user(&user)?;
     Ok(Admitted { claims, role, user, at, accept, echo_protocol: protocols.contains(&SUBPROTOCOL) })
 }
 

@@ -3,7 +3,7 @@
 
 use axum::http::{HeaderMap, header};
 
-use super::{SignalingConfig, handshake::Arrival};
+use super::{SignalingConfig, request::Arrival};
 use crate::types::is_loopback;
 
 /// The `Origin`s that may open a socket. Requests without the header (native apps) are always allowed.

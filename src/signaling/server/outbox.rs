@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::{end::End, limits::Limits};
 use crate::proto::signaling::{LeaveReason, close};
-use crate::signaling::room::Text;
+use crate::signaling::text::Text;
 
 /// The next frame for the socket's writer.
 #[derive(Debug)]

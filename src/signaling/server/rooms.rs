@@ -2,15 +2,17 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
-use super::{end::End, limits::Limits, outbox::Outbox, socket::Identity};
+use super::{end::End, identity::Identity, limits::Limits, outbox::Outbox};
 use crate::signaling::{
-    bus::{Link, SharedRoom},
-    room::{Action, Kind, Relayed, Room, Text},
+    bus::{BusHandle, SharedRoom},
+    room::{Action, Kind, Relayed, Room},
+    text::Text,
 };
 use crate::{
+    lock::locked,
     pairs::Role,
     proto::signaling::LeaveReason,
     types::{ConnId, PairId},
@@ -18,13 +20,13 @@ use crate::{
 
 /// The room of a pair, and the queues of its sockets.
 #[derive(Debug)]
-pub(in crate::signaling) struct Occupied {
-    pub(in crate::signaling) room: SharedRoom,
+pub(in crate::signaling) struct LiveRoom {
+    pub(in crate::signaling) shared: SharedRoom,
     outboxes: HashMap<ConnId, Arc<Outbox>>,
-    bus: Option<Arc<Link>>,
+    bus: Option<Arc<BusHandle>>,
 }
 
-impl Occupied {
+impl LiveRoom {
     pub(in crate::signaling) fn apply(&self, actions: impl IntoIterator<Item = Action>) {
         for action in actions {
             match action {
@@ -60,7 +62,7 @@ impl Occupied {
         kind: Kind,
         text: Text,
     ) -> (Relayed, bool) {
-        let (outcome, action) = self.room.room.relay(role, conn, kind, text);
+        let (outcome, action) = self.shared.room.relay(role, conn, kind, text);
         match action {
             Some(Action::Send { to, text }) => {
                 if let Some(outbox) = self.outboxes.get(&to) {
@@ -71,7 +73,7 @@ impl Occupied {
         }
         let peers = self.outboxes.iter().filter(|(other, _)| *other != conn);
         let filling = peers.into_iter().any(|(_, outbox)| outbox.is_half_full());
-        (outcome, filling || self.room.room.is_congested(role, conn))
+        (outcome, filling || self.shared.room.is_congested(role, conn))
     }
 
     /// Ends every socket in the room.
@@ -82,24 +84,18 @@ impl Occupied {
     }
 }
 
-pub(in crate::signaling) type RoomLock = Arc<Mutex<Occupied>>;
-
-/// Locks `mutex` even if it is poisoned: the guarded data is consistent after any panic, because it
-/// changes in single steps.
-pub(in crate::signaling) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+pub(in crate::signaling) type RoomLock = Arc<Mutex<LiveRoom>>;
 
 /// All rooms with at least one socket on this node.
 pub(in crate::signaling) struct Rooms {
     /// Locked before the lock of a room.
     live: Mutex<HashMap<PairId, RoomLock>>,
     limits: Arc<Limits>,
-    bus: Option<Arc<Link>>,
+    bus: Option<Arc<BusHandle>>,
 }
 
 impl Rooms {
-    pub(in crate::signaling) fn new(limits: Limits, bus: Option<Arc<Link>>) -> Self {
+    pub(in crate::signaling) fn new(limits: Limits, bus: Option<Arc<BusHandle>>) -> Self {
         Self { live: Mutex::default(), limits: Arc::new(limits), bus }
     }
 
@@ -122,17 +118,17 @@ impl Rooms {
         let mut rooms = locked(&self.live);
         let room = rooms.entry(pair.clone()).or_insert_with(|| {
             let room = Room::new(pair.clone(), Arc::clone(&self.limits));
-            Arc::new(Mutex::new(Occupied {
-                room: SharedRoom::new(pair.clone(), room),
+            Arc::new(Mutex::new(LiveRoom {
+                shared: SharedRoom::new(pair.clone(), room),
                 outboxes: HashMap::new(),
                 bus: self.bus.clone(),
             }))
         });
-        let mut occupied = locked(room);
-        occupied.outboxes.insert(member.conn.clone(), Arc::clone(&member.outbox));
-        let actions = enter(&mut occupied.room);
-        occupied.apply(actions);
-        drop(occupied);
+        let mut live_room = locked(room);
+        live_room.outboxes.insert(member.conn.clone(), Arc::clone(&member.outbox));
+        let actions = enter(&mut live_room.shared);
+        live_room.apply(actions);
+        drop(live_room);
         Arc::clone(room)
     }
 
@@ -149,12 +145,12 @@ impl Rooms {
     pub(super) fn leave(&self, pair: &PairId, member: &Identity, reason: LeaveReason) {
         let mut rooms = locked(&self.live);
         let Some(room) = rooms.get(pair) else { return };
-        let mut occupied = locked(room);
-        let actions = occupied.room.leave(member.role, &member.conn, reason);
-        occupied.apply(actions);
-        occupied.outboxes.remove(&member.conn);
-        let empty = occupied.outboxes.is_empty();
-        drop(occupied);
+        let mut live_room = locked(room);
+        let actions = live_room.shared.leave(member.role, &member.conn, reason);
+        live_room.apply(actions);
+        live_room.outboxes.remove(&member.conn);
+        let empty = live_room.outboxes.is_empty();
+        drop(live_room);
         if empty {
             rooms.remove(pair);
         }

@@ -20,21 +20,18 @@ use tokio::{
 use tokio_tungstenite::{WebSocketStream, tungstenite::Message as Frame};
 
 use super::{
-    Shared,
-    end::End,
-    fragments,
-    limits::Meters,
-    outbox::{Item, Outbox},
-    rooms::{RoomLock, locked},
-    tap::Visit,
-    websocket,
+    Shared, end::End, fragments, identity::Identity, limits::Meters, outbox::Item, rooms::RoomLock,
+    tap::Visit, websocket,
 };
-use crate::signaling::room::{Kind, Relayed, Text};
+use crate::signaling::{
+    room::{Kind, Relayed},
+    text::Text,
+};
 use crate::{
     auth::{jwt::TokenError, unix_now},
-    pairs::Role,
+    lock::locked,
     proto::signaling::{Body, LeaveReason, Message, ParseError, close},
-    types::{ConnId, DeviceId, PairId},
+    types::PairId,
 };
 
 /// Maximum length, in characters, of a client's text quoted in an error.
@@ -45,14 +42,6 @@ const FRAMES_PER_TURN: u32 = 16;
 
 /// Pause in reading after a message to a peer whose queue is filling up.
 const FULL_PEER_PAUSE: Duration = Duration::from_millis(1);
-
-/// The identity of a socket, and its queue.
-pub(super) struct Identity {
-    pub device: DeviceId,
-    pub role: Role,
-    pub conn: ConnId,
-    pub outbox: Arc<Outbox>,
-}
 
 /// A socket with a seat in a room.
 pub(super) struct Member {
@@ -181,7 +170,7 @@ impl Member {
 
     /// Whether too many messages of this socket are waiting for the bus.
     fn is_congested(&self) -> bool {
-        locked(&self.room).room.room.is_congested(self.identity.role, &self.identity.conn)
+        locked(&self.room).shared.room.is_congested(self.identity.role, &self.identity.conn)
     }
 
     fn on_pong(&self, payload: &[u8]) {

@@ -71,8 +71,8 @@ async fn sockets_are_limited_by_address_and_by_user_and_places_come_back() {
 async fn clients_behind_a_trusted_proxy_are_told_apart() {
     let server = server(|config| {
         config.signaling.limits.handshakes = Some(RARE);
-        config.front.connections_per_address = Some(1);
-        config.front.proxies = Proxies {
+        config.listener.connections_per_address = Some(1);
+        config.listener.proxies = Proxies {
             trusted: vec!["127.0.0.1".parse().unwrap()],
             header: ProxyHeader::XForwardedFor,
         };
@@ -107,7 +107,7 @@ async fn nobody_else_is_believed() {
 async fn sizes_are_limits_of_their_own() {
     let server = server(|config| {
         config.signaling.limits.message_bytes = 2000;
-        config.front.max_body = 2000;
+        config.listener.max_body = 2000;
     })
     .await;
     let address = server.local_addr();
@@ -126,7 +126,7 @@ async fn sizes_are_limits_of_their_own() {
 #[tokio::test]
 async fn a_body_that_does_not_come_is_given_up() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let server = server(|config| config.front.body_within = Duration::from_millis(200)).await;
+    let server = server(|config| config.listener.body_within = Duration::from_millis(200)).await;
     let mut stream = tokio::net::TcpStream::connect(server.local_addr()).await.unwrap();
     let head = "POST /api/auth/webrtc-token HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer dev\r\n\
                 Content-Length: 100\r\nConnection: close\r\n\r\n{";
@@ -154,7 +154,8 @@ async fn long_headers_are_refused() {
 #[tokio::test]
 async fn who_does_not_read_answers_is_cut_off() {
     use tokio::io::AsyncWriteExt;
-    let server = server(|config| config.front.connection_within = Duration::from_millis(200)).await;
+    let server =
+        server(|config| config.listener.connection_within = Duration::from_millis(200)).await;
     let address = server.local_addr();
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();

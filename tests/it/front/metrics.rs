@@ -173,8 +173,8 @@ async fn a_store_that_is_down_shows() {
 #[tokio::test]
 async fn metrics_may_have_a_listener_of_their_own() {
     let server = server(|config| {
-        config.front.metrics_listen = Some("127.0.0.1:0".parse().unwrap());
-        config.front.tls = Some(Tls::self_signed(&["127.0.0.1".to_owned()]).unwrap());
+        config.listener.metrics_listen = Some("127.0.0.1:0".parse().unwrap());
+        config.listener.tls = Some(Tls::self_signed(&["127.0.0.1".to_owned()]).unwrap());
     })
     .await;
     let address = server.metrics_addr().unwrap();
@@ -183,7 +183,7 @@ async fn metrics_may_have_a_listener_of_their_own() {
     assert_eq!(ask(address, None, "GET /readyz", &[], "").await.status, 200);
     assert_eq!(ask(address, None, "GET /api/signal", &[], "").await.status, 404);
     let plain = super::server(|config| {
-        config.front.metrics_listen = Some("127.0.0.1:0".parse().unwrap());
+        config.listener.metrics_listen = Some("127.0.0.1:0".parse().unwrap());
     })
     .await;
     assert_eq!(ask(plain.local_addr(), None, "GET /metrics", &[], "").await.status, 404);
@@ -221,8 +221,8 @@ fn expressions(value: &Value, found: &mut Vec<String>) {
 #[tokio::test]
 async fn the_dashboard_names_metrics_that_there_are() {
     let server = server(|config| {
-        config.front.tls = Some(Tls::self_signed(&["127.0.0.1".to_owned()]).unwrap());
-        config.front.metrics_listen = Some("127.0.0.1:0".parse().unwrap());
+        config.listener.tls = Some(Tls::self_signed(&["127.0.0.1".to_owned()]).unwrap());
+        config.listener.metrics_listen = Some("127.0.0.1:0".parse().unwrap());
     })
     .await;
     let page = ask(server.metrics_addr().unwrap(), None, "GET /metrics", &[], "").await;
@@ -241,7 +241,7 @@ async fn the_dashboard_names_metrics_that_there_are() {
     let ids: Vec<&Value> =
         dashboard["panels"].as_array().unwrap().iter().map(|p| &p["id"]).collect();
     assert!(ids.iter().enumerate().all(|(at, id)| !ids[..at].contains(id)), "{ids:?}");
-    let source = ["server/bus_metrics.rs", "server/twilio.rs", "cli/serve/turn/metrics.rs"];
+    let source = ["server/metrics/bus.rs", "server/twilio.rs", "cli/serve/turn/metrics.rs"];
     let source: String = source
         .map(|file| std::fs::read_to_string(format!("{}/src/{file}", env!("CARGO_MANIFEST_DIR"))))
         .map(Result::unwrap)

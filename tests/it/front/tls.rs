@@ -236,7 +236,7 @@ fn peers_meet_over_wss_and_turns_by_one_fingerprint() {
 fn secured(config: &mut ServerConfig) -> Trust {
     let tls = Tls::self_signed(&["127.0.0.1".to_owned()]).unwrap();
     let trust = Trust::of(&[], &[tls.fingerprint()]);
-    config.front.tls = Some(tls);
+    config.listener.tls = Some(tls);
     trust
 }
 
@@ -245,7 +245,7 @@ async fn slow_handshakes_and_headers_are_cut_off() {
     let mut trust = None;
     let server = server(|config| {
         trust = Some(secured(config));
-        config.front.tls_within = Duration::from_millis(200);
+        config.listener.tls_within = Duration::from_millis(200);
         config.header_within = Duration::from_millis(200);
     })
     .await;
@@ -276,9 +276,9 @@ async fn ten_thousand_half_open_connections_are_bounded_and_others_get_through()
     let mut trust = None;
     let server = server(|config| {
         trust = Some(secured(config));
-        config.front.connections_per_address = Some(limit);
+        config.listener.connections_per_address = Some(limit);
         // Nothing runs out meanwhile.
-        config.front.tls_within = Duration::from_hours(1);
+        config.listener.tls_within = Duration::from_hours(1);
     })
     .await;
     let address = server.local_addr();

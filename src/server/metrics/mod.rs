@@ -2,6 +2,9 @@
 //!
 //! Every label has a fixed list of values, so that no client can make the page grow.
 
+mod bus;
+pub mod exposition;
+
 use std::sync::{Arc, atomic::Ordering};
 
 use axum::{
@@ -10,11 +13,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-pub use super::exposition::{counter, gauge};
-use super::{
-    Parts, bus_metrics,
-    exposition::{head, histogram, labelled, line},
-};
+pub use self::exposition::{counter, gauge};
+use self::exposition::{head, histogram, labelled, line};
+use super::Parts;
 use crate::auth::unix_now;
 
 /// Handles `GET /metrics`.
@@ -71,7 +72,7 @@ fn http(text: &mut String, parts: &Parts) {
     labelled(text, "orion_tls_handshakes_total", "result", "TLS handshakes.", &traffic.tls);
     let help = "Duration of successful TLS handshakes.";
     histogram(text, "orion_tls_handshake_seconds", "", help, [("", &traffic.tls_handshake)]);
-    if let Some(tls) = &parts.config.front.tls {
+    if let Some(tls) = &parts.config.listener.tls {
         let help = "TLS certificates reloaded because their files had changed.";
         labelled(text, "orion_tls_reloads_total", "result", help, tls.reloads());
         if let Some(end) = tls.expires() {
@@ -121,7 +122,7 @@ fn signaling(text: &mut String, parts: &Parts) {
     }
     let help = "Time from queuing a message for the other device to writing it to the socket.";
     histogram(text, "orion_signaling_relay_seconds", "", help, [("", &counters.relay)]);
-    bus_metrics::render(text, signaling);
+    bus::render(text, signaling);
 }
 
 fn store(text: &mut String, parts: &Parts) {

@@ -7,8 +7,9 @@ use std::{net::IpAddr, time::Duration};
 use axum::http::StatusCode;
 
 use super::{
-    handshake::{ClientAddr, Refusal},
     limits::{KeyedRate, Limits, metered},
+    refusal::Refusal,
+    request::ClientAddr,
 };
 use crate::metering::slots::{Slot, Slots};
 use crate::types::PairId;
@@ -18,7 +19,7 @@ const SOCKETS_LATER: Duration = Duration::from_secs(10);
 
 /// The rates and slots that limit handshakes.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(super) struct HandshakeQuota {
     addresses: Option<KeyedRate<IpAddr>>,
     pairs: Option<KeyedRate<PairId>>,
     users: Option<KeyedRate<String>>,
@@ -28,12 +29,12 @@ pub(super) struct Gate {
 
 /// The slots of one socket, released on drop.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct SocketSlots {
     _address: Option<Slot<IpAddr>>,
     _user: Option<Slot<String>>,
 }
 
-impl Gate {
+impl HandshakeQuota {
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
             addresses: limits.handshakes.map(KeyedRate::new),
@@ -65,11 +66,11 @@ impl Gate {
     }
 
     /// Takes the slots of a socket.
-    pub(super) fn places(
+    pub(super) fn socket_slots(
         &self,
         client: Option<&ClientAddr>,
         user: &str,
-    ) -> Result<Places, Refusal> {
+    ) -> Result<SocketSlots, Refusal> {
         let address = match (&self.sockets_of_address, client) {
             (Some(slots), Some(ClientAddr(address))) => {
                 let place = slots.take(metered(address.ip()));
@@ -83,7 +84,7 @@ impl Gate {
             }
             None => None,
         };
-        Ok(Places { _address: address, _user: user })
+        Ok(SocketSlots { _address: address, _user: user })
     }
 
     /// Removes idle addresses, pairs and users.

@@ -7,7 +7,7 @@ use super::{proxies::Proxies, tls::Tls};
 
 /// Settings of the HTTP listener. The defaults are those of the wire contract, where it defines them.
 #[derive(Debug, Clone)]
-pub struct Front {
+pub struct ListenerConfig {
     /// Certificate and key; without them the listener speaks plain HTTP.
     pub tls: Option<Tls>,
     /// Timeout of the TLS handshake (contract: 5 s).
@@ -32,7 +32,7 @@ pub struct Front {
     pub metrics_listen: Option<SocketAddr>,
 }
 
-impl Default for Front {
+impl Default for ListenerConfig {
     fn default() -> Self {
         Self {
             tls: None,

@@ -16,7 +16,8 @@ use tokio::{
 
 use super::{Command, LOST_AFTER, NodeId};
 use crate::{
-    signaling::{room::Note, server::counters::Family, server::rooms::locked},
+    lock::locked,
+    signaling::{room::Note, server::counters::Family},
     types::ConnId,
 };
 
@@ -72,7 +73,7 @@ impl Default for BusCounters {
 
 /// Passes commands from the sockets to the task of the bus.
 #[derive(Debug)]
-pub(in crate::signaling) struct Link {
+pub(in crate::signaling) struct BusHandle {
     pub(in crate::signaling) node: NodeId,
     pub(in crate::signaling) counters: BusCounters,
     /// Stays short, because each socket has few commands pending: see `Room::is_congested`.
@@ -86,10 +87,10 @@ pub(in crate::signaling) struct Link {
     claims: Mutex<HashMap<ConnId, oneshot::Sender<()>>>,
 }
 
-impl Link {
+impl BusHandle {
     pub(in crate::signaling) fn new() -> (Self, mpsc::UnboundedReceiver<Command>) {
         let (commands, queue) = mpsc::unbounded_channel();
-        let link = Self {
+        let handle = Self {
             node: NodeId::random(),
             counters: BusCounters::default(),
             commands,
@@ -98,7 +99,7 @@ impl Link {
             time: Mutex::default(),
             claims: Mutex::default(),
         };
-        (link, queue)
+        (handle, queue)
     }
 
     pub(in crate::signaling) fn state(&self) -> BusState {
