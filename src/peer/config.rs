@@ -1,4 +1,4 @@
-//! The configuration of a peer, and the settings of the `rtc` crate that follow from it.
+//! The configuration of a peer, and the settings of the `rtc` crate derived from it.
 
 use std::{
     io,
@@ -47,7 +47,7 @@ use crate::{
 /// RTP payload type offered for H.264.
 pub(crate) const PAYLOAD_TYPE: u8 = 102;
 
-/// RTP payload type offered for its retransmissions (RFC 4588).
+/// RTP payload type offered for retransmissions of H.264 (RFC 4588).
 const RTX_PAYLOAD_TYPE: u8 = 103;
 
 /// Default of [`PeerConfig::relay_wait`]: how long a check from a symmetric NAT is held back, plus a round trip and
@@ -98,7 +98,7 @@ pub struct PeerConfig {
     /// longer (`relay_wait`). There is no wait if only relays may be used.
     pub relay_wait: Duration,
     /// How long a message on the control channel is retransmitted before it is abandoned (`maxPacketLifeTime`, at
-    /// most 65 s); none means forever. Delivery stays unordered.
+    /// most 65 s); `None` means forever. Delivery is unordered in either case.
     pub control_life_time: Option<Duration>,
     /// Simulated NATs and link in front of the peer; their inside address then replaces `addresses`.
     pub gateway: Option<Arc<Gateway>>,

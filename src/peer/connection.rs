@@ -236,7 +236,7 @@ impl Peer {
             && self.stats().await.pair.is_none_or(|pair| may_be(pair.local) || may_be(pair.remote))
     }
 
-    /// Takes the RTP timestamp for the next access unit, so that it can be announced before the access unit is
+    /// Returns the RTP timestamp for the next access unit, so that it can be announced before the access unit is
     /// sent; `None` for a receiver.
     #[must_use]
     pub fn next_rtp_timestamp(&self, unit: &AccessUnit) -> Option<u32> {
@@ -286,7 +286,7 @@ impl Peer {
         let _ = self.unless_stopped(answering).await;
     }
 
-    /// When the peer connection was built, the origin of [`Peer::timings`].
+    /// When the peer connection was built, which is the origin of [`Peer::timings`].
     #[must_use]
     pub fn created(&self) -> Instant {
         self.shared.created()

@@ -38,7 +38,6 @@ pub(super) fn drives() -> bool {
 
 static SILENCE_PANICS: Once = Once::new();
 
-/// Number of drivers that were abandoned but are still running.
 static ABANDONED: AtomicUsize = AtomicUsize::new(0);
 
 /// Number of drivers that were abandoned but are still running: each keeps a core busy.

@@ -55,8 +55,8 @@ impl EarlyChecks {
         self.active.store(false, Ordering::Relaxed);
     }
 
-    /// Records a candidate that the remote peer has signaled (RFC 8839 §5.1). If it hides its address behind a name,
-    /// any address may belong to it: from then on no check is held back.
+    /// Records a candidate that the remote peer has signaled (RFC 8839 §5.1). If the peer hides its address behind a
+    /// name, any address may be its own: from then on no check is held back.
     pub(super) fn announced(&self, target: Target) {
         let Target::Address(address, _) = target else {
             self.finish();

@@ -21,7 +21,7 @@ pub enum PeerEvent {
     CandidateError {
         /// URL of the server.
         url: String,
-        /// STUN error code (RFC 8489 §14.8), or 701 when it could not be reached.
+        /// STUN error code (RFC 8489 §14.8), or 701 if the server could not be reached.
         code: u16,
         /// The server's error text.
         text: String,
@@ -89,12 +89,12 @@ impl fmt::Display for ConnectionState {
 /// When each step of the setup was reached, relative to the construction of the peer connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timings {
-    /// First local candidate.
+    /// When the first local candidate was gathered.
     pub gathering: Option<Duration>,
-    /// ICE connected.
+    /// When ICE connected.
     pub ice: Option<Duration>,
-    /// DTLS established.
+    /// When DTLS was established.
     pub dtls: Option<Duration>,
-    /// Our data channel open.
+    /// When our data channel opened.
     pub data_channel: Option<Duration>,
 }

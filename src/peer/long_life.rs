@@ -182,7 +182,7 @@ impl Call {
         call
     }
 
-    /// Restarts the sender, with a new SSRC or only with different numbers.
+    /// Restarts the sender, with a new SSRC or only with different sequence numbers and timestamps.
     fn restart(&mut self, new_source: bool) {
         if new_source {
             let before = stream(self.ssrc);
@@ -204,7 +204,7 @@ impl Call {
         self.timestamp = self.random.random();
     }
 
-    /// The current time by a peer's clock.
+    /// The current time on a peer's clock.
     fn at(&self, side: usize) -> Instant {
         let frozen =
             self.asleep[side].map_or(Duration::ZERO, |since| self.now.saturating_sub(since));
@@ -366,7 +366,7 @@ impl Call {
         for one in made {
             let Assembled::Whole(unit) = one else { continue };
             let number = number_of(&unit.data);
-            assert!(unit.data == keyframe(number), "other bytes arrived");
+            assert!(unit.data == keyframe(number), "different bytes arrived");
             let must = self.sent.remove(&number).expect("it arrived twice, or was never sent");
             assert!(!must || number > self.newest, "{number} arrived after {}", self.newest);
             self.newest = self.newest.max(number);

@@ -5,8 +5,8 @@
 //! connection: about 500 bytes for each packet with a made-up SSRC. SSRCs are in clear text in both kinds of packets,
 //! so the sockets can count them first. Once a source is admitted, its packets no longer count.
 //!
-//! A peer need not signal its SSRCs, and its RTCP uses others again, so the first sources that arrive are admitted.
-//! Signaled sources have an allowance of their own, which packets from other sources cannot use up.
+//! A peer need not signal its SSRCs, and its RTCP uses SSRCs of its own, so the first sources that arrive are
+//! admitted. Signaled sources have a separate allowance, which packets from other sources cannot use up.
 
 use std::{
     collections::HashSet,

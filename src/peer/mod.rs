@@ -12,7 +12,7 @@
 //! - `streams`: TURN over TCP and TLS
 //! - [`connection`]: offer, answer, candidates, close; `handler`: the crate's callbacks
 //! - [`control`]: the data channels
-//! - [`packetizer`], `depacketizer` and [`assembler`]: access unit to RTP and back (RFC 6184)
+//! - [`packetizer`], `depacketizer` and [`assembler`]: from access units to RTP and back (RFC 6184)
 //! - `incoming`: the remote peer's streams; [`video`]: the tasks around them
 //! - [`pacing`]: when packets may be sent; [`rate`]: the current send rate; `remb`: a limit reported by the receiver
 //! - `remote_candidates`: filters the remote peer's candidates; `media_gate`: limits the sources of media

@@ -90,7 +90,7 @@ struct Burst {
     max_standing: f64,
 }
 
-/// The estimate. It has no sockets and no clock: `now` is an argument.
+/// The estimate of the path's rate. It has no sockets and no clock: `now` is an argument.
 #[derive(Debug, Default)]
 pub(super) struct PathLimit {
     /// First arrival, the origin of delays.

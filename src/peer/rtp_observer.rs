@@ -1,8 +1,8 @@
 //! Observes the RTP and RTCP that pass through a peer connection.
 //!
-//! An interceptor of the `rtc` crate. It passes inbound RTP to our own assembler with its arrival time (the crate's
-//! track events drop the first packets of a relayed stream, related to webrtc-rs/webrtc#901), forwards keyframe
-//! requests (the crate does not expose RTCP), and counts what the crate's getStats leaves at zero.
+//! It is an interceptor of the `rtc` crate. It passes inbound RTP to our own assembler with its arrival time (the
+//! crate's track events drop the first packets of a relayed stream, related to webrtc-rs/webrtc#901), forwards
+//! keyframe requests (the crate does not expose RTCP), and counts what the crate's getStats leaves at zero.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -39,7 +39,8 @@ const QUEUE_PACKETS: usize = 8 * 1024;
 /// Their maximum total size, bytes.
 const QUEUE_BYTES: usize = 16 << 20;
 
-/// Maximum size of a header, bytes, whose payload is not copied; a longer header would be retained with the payload.
+/// Maximum header size, bytes, up to which a payload shares memory with its datagram; behind a longer header the
+/// payload is copied, so that the header is not retained.
 const MAX_KEPT_HEADER: usize = 128;
 
 /// Maximum number of senders of full intra requests remembered, with their last sequence number.

@@ -271,7 +271,8 @@ impl Runtime for PeerRuntime {
     }
 
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + 'static>> {
-        // This is the crate's `close`, which gives the driver 100 ms to release TURN allocations.
+        // Off the driver's thread, this is the crate's `close`, which gives the driver 100 ms to release TURN
+        // allocations.
         if !driver::drives() {
             return TokioRuntime.sleep(duration);
         }

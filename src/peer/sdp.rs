@@ -164,7 +164,7 @@ pub fn h264_media(sdp: &str) -> Option<H264Media> {
     (!found.payload_types.is_empty()).then_some(found)
 }
 
-/// The ICE username fragment in a session description: a different one is a different generation (RFC 8839 §5.4).
+/// The ICE username fragment in a session description: a different one means a different generation (RFC 8839 §5.4).
 #[must_use]
 pub fn ufrag(sdp: &str) -> Option<&str> {
     sdp.lines().find_map(|line| line.trim_end().strip_prefix("a=ice-ufrag:"))

@@ -97,7 +97,7 @@ impl PeerState {
         }
     }
 
-    /// Prepares for further candidates, which end with another end of candidates.
+    /// Prepares for further candidates, which are followed by another end of candidates.
     pub(super) fn restart_gathering(&self) {
         self.no_more_candidates.store(false, Ordering::Relaxed);
     }

@@ -49,7 +49,7 @@ mod tests {
         assert_eq!(timestamps.next(at(20.0), Duration::ZERO), first.wrapping_add(1));
         let later = timestamps.next(at(23.5), Duration::from_millis(100));
         assert_eq!(later.wrapping_sub(first), 306_001);
-        // The wall clock was set forward by a day between camera and track.
+        // The wall clock was set forward by a day between capture and sending.
         let set = timestamps.next(at(27.0), Duration::from_hours(24));
         assert_eq!(set.wrapping_sub(later), 1);
         let next = timestamps.next(at(30.5), Duration::ZERO);

@@ -70,7 +70,7 @@ pub struct Unanswered {
     pub since: Duration,
 }
 
-/// A time that only moves forward: milliseconds since the connection was built, plus one; 0 is never.
+/// A time that never decreases: milliseconds since the connection was built, plus one; 0 is never.
 #[derive(Debug, Default)]
 struct Stamp(AtomicU64);
 
@@ -229,7 +229,7 @@ impl LivenessMonitor {
 
     pub(super) fn check_received(&self) {
         let now = self.now();
-        // Without a path nothing could be answered: counting restarts now.
+        // Without a path nothing could be answered, so counting restarts.
         if self.check.get().is_some_and(|last| now.saturating_sub(last) >= OUTAGE) {
             self.trackers().iter_mut().for_each(|tracker| tracker.count = 0);
         }
@@ -274,7 +274,7 @@ impl LivenessMonitor {
         trackers[ANNOUNCED].sent(self.now());
     }
 
-    /// Records the highest sequence number that the peer has received, by its report (RFC 3550 §6.4.1): a change
+    /// Records the highest sequence number that the peer reports to have received (RFC 3550 §6.4.1): a change
     /// acknowledges sent packets.
     pub(super) fn packets_reported(&self, highest: u32) {
         let reported = u64::from(highest) + 1;
