@@ -79,9 +79,9 @@ const WRONG: [(&str, &str); 67] = [
 ];
 
 #[test]
-fn invalid_settings_are_rejected_by_name_and_leave_no_files() {
+fn errors_about_invalid_settings_name_them_and_leave_no_files() {
     let dir = tempfile::tempdir().unwrap();
-    let mut unlike = Vec::new();
+    let mut wrong = Vec::new();
     for (words, named) in WRONG {
         let more = words.replace("SECRET", SECRET);
         let mut line = vec!["serve", "--listen", "127.0.0.1:0", "--no-turn"];
@@ -89,18 +89,18 @@ fn invalid_settings_are_rejected_by_name_and_leave_no_files() {
         let ended = run(dir.path(), &line);
         let said = &ended.stderr;
         if ended.code != Some(2) || !said.contains(named) || said.contains("listening") {
-            unlike.push(format!("{words}: {:?}, `{named}` expected: {said}", ended.code));
+            wrong.push(format!("{words}: {:?}, `{named}` expected: {said}", ended.code));
         }
         let left: Vec<_> = fs::read_dir(dir.path()).unwrap().flatten().collect();
         if !left.is_empty() {
-            unlike.push(format!("{words}: {left:?} was made"));
+            wrong.push(format!("{words}: {left:?} was created"));
             for file in left {
                 fs::remove_file(file.path()).unwrap();
             }
         }
         assert!(!said.contains(SECRET), "{words}: {said}");
     }
-    assert!(unlike.is_empty(), "{}", unlike.join("\n"));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn listing_pairs_does_not_create_a_missing_store() {
 #[test]
 fn check_reports_an_unreachable_server_in_its_junit_file() {
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("c.xml"), "of the run before").unwrap();
+    fs::write(dir.path().join("c.xml"), "from the previous run").unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("ws://{}/api/signal", listener.local_addr().unwrap());
     drop(listener);

@@ -1,5 +1,5 @@
-//! What goes wrong outside: each case ends in bounded time with the right exit code, names its stage
-//! and what to try, and loses nothing that was received.
+//! Failures outside the program: each run ends in bounded time with the right exit code, reports the stage
+//! and a remedy, and loses no data that was received.
 
 use std::{
     fs,
@@ -38,7 +38,7 @@ use crate::run::{Ended, HANG, Rig, run, sample, serve, sha256, start};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
-/// An address of loopback where nothing listens.
+/// A loopback URL on which nothing listens.
 pub fn nobody() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     format!("ws://{}", listener.local_addr().unwrap())
@@ -53,7 +53,7 @@ pub fn send(dir: &Path, source: &str) -> Ended {
 }
 
 #[test]
-fn sources_that_cannot_be_read() {
+fn unreadable_sources_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     let photo = fs::read(sample("fig.jpg")).unwrap();
@@ -88,7 +88,7 @@ fn sources_that_cannot_be_read() {
     }
 }
 
-/// A picture of that size in the colors of a slope.
+/// Writes a picture of this size that contains a color gradient.
 fn png(path: &Path, width: u32, height: u32) {
     image::RgbImage::from_fn(width, height, |x, y| image::Rgb([x as u8 * 7, y as u8 * 7, 90]))
         .save(path)
@@ -96,12 +96,12 @@ fn png(path: &Path, width: u32, height: u32) {
 }
 
 #[test]
-fn pictures_of_odd_sizes() {
+fn pictures_of_unusual_sizes() {
     let rig = Rig::new();
     for (width, height) in [(1, 1), (15, 15), (15, 400), (3, 33)] {
         let name = format!("small-{width}x{height}.png");
         png(&rig.path(&name), width, height);
-        // No picture at all for the source, or one that the encoder does not take.
+        // The source rejects the picture, or the encoder does not accept its size.
         let stage = if width < 2 { "source" } else { "video" };
         let error = send(rig.dir.path(), &name).failed(1, stage);
         let even = (width & !1).max(1);
@@ -124,7 +124,7 @@ fn pictures_of_odd_sizes() {
 }
 
 #[test]
-fn a_truncated_y4m_delivers_the_frames_before() {
+fn a_truncated_y4m_delivers_its_complete_frames() {
     let rig = Rig::new();
     let frame = [&b"FRAME\n"[..], &[120; 64 * 48 * 3 / 2]].concat();
     let whole = [&b"YUV4MPEG2 W64 H48 F30:1\n"[..], &frame, &frame, &frame].concat();
@@ -142,7 +142,7 @@ fn a_truncated_y4m_delivers_the_frames_before() {
 }
 
 #[test]
-fn directories_that_cannot_be_written() {
+fn unwritable_directories_are_reported() {
     let rig = Rig::new();
     fs::write(rig.path("file"), b"").unwrap();
     for out in ["file", "file/below", "/proc/none"] {
@@ -155,7 +155,7 @@ fn directories_that_cannot_be_written() {
     rig.recv("frames", &["--dump", "/proc/none"]).end().failed(1, "output");
 }
 
-/// A small file system of its own; gone when dropped.
+/// A small file system, unmounted on drop.
 struct SmallDisk<'p>(&'p Path);
 
 impl<'p> SmallDisk<'p> {
@@ -197,7 +197,7 @@ fn a_full_disk_keeps_what_was_received() {
     let error = received.failed(1, "output");
     assert!(message(&error).contains("disk/frames"), "{error}");
     assert!(error["remedy"].as_str().unwrap().contains("room"), "{error}");
-    assert_eq!(received.summary()["keyframes"]["received"], written, "it kept its connection");
+    assert_eq!(received.summary()["keyframes"]["received"], written, "the connection stays up");
     assert!(received.summary()["keyframes"]["unwritten"].as_u64().unwrap() > 1);
     send.signal(Signal::INT);
     send.end().well();
@@ -215,7 +215,7 @@ fn a_full_disk_keeps_what_was_received() {
     }
     assert!(complete >= 2, "{journal}");
     assert_eq!(received.summary()["keyframes"]["received"], complete);
-    // Under a final name there is nothing incomplete, not even of the keyframe that did not fit.
+    // No file under its final name is incomplete, not even those of the keyframe that did not fit.
     let sent: Vec<Vec<u8>> = fs::read_dir(rig.path("sent"))
         .unwrap()
         .map(|e| fs::read(e.unwrap().path()).unwrap())
@@ -226,13 +226,14 @@ fn a_full_disk_keeps_what_was_received() {
             Some("h264") => assert!(sent.contains(&fs::read(&path).unwrap()), "{path:?}"),
             Some("jpg") => assert_eq!(image::open(&path).unwrap().width(), 640),
             Some("jsonl") => {}
-            other => panic!("{other:?} is left: {path:?}"),
+            other => panic!("unexpected {other:?} file: {path:?}"),
         }
     }
 }
 
-/// Every line of the journal has its file, whole, and the numbers have no gap; gives how many there are.
-fn journal_is_whole(frames: &Path) -> usize {
+/// Asserts that every line of the journal has its complete file and that the numbers have no gaps; returns the number of
+/// lines.
+fn check_journal(frames: &Path) -> usize {
     let journal = fs::read_to_string(frames.join("frames.jsonl")).unwrap();
     assert!(journal.ends_with('\n'), "{journal}");
     for (index, line) in journal.lines().enumerate() {
@@ -244,17 +245,19 @@ fn journal_is_whole(frames: &Path) -> usize {
     }
     let count = journal.lines().count();
     // The access unit, its picture, and the journal.
-    assert_eq!(fs::read_dir(frames).unwrap().count(), 2 * count + 1, "something is half-written");
+    assert_eq!(fs::read_dir(frames).unwrap().count(), 2 * count + 1, "incomplete files");
     count
 }
 
 #[test]
-fn a_full_disk_is_waited_for() {
+fn writing_resumes_when_a_full_disk_has_space_again() {
     let rig = Rig::new();
     let path = rig.path("disk");
     let Some(_disk) = SmallDisk::mount(&path, "300k") else {
         assert!(!rustix::process::getuid().is_root(), "root could not mount a tmpfs");
-        eprintln!("SKIPPED a_full_disk_is_waited_for: only root can mount a small disk");
+        eprintln!(
+            "SKIPPED writing_resumes_when_a_full_disk_has_space_again: only root can mount a small disk"
+        );
         return;
     };
     let recv = rig.recv("disk/frames", &["--stats", "disk/stats", "--stats-interval", "100ms"]);
@@ -266,14 +269,13 @@ fn a_full_disk_is_waited_for() {
     recv.says("cannot write statistics");
     send.says("trying again");
     let (written, sent) = (recv.events("keyframe").len(), send.events("keyframe").len());
-    let more = |running: &crate::run::Running, count| running.event("keyframe", count);
-    more(&send, sent + 5);
+    send.event("keyframe", sent + 5);
     let grown = Command::new("mount").args(["-o", "remount,size=64m"]).arg(&path).status();
     assert!(grown.unwrap().success());
     recv.says("output: back after");
     recv.says("--stats can be written again");
-    // Those that waited, and new ones.
-    more(&recv, written + 10);
+    // The keyframes that were waiting, and new ones.
+    recv.event("keyframe", written + 10);
     send.says("output: back after");
     send.signal(Signal::INT);
     let sent = send.end();
@@ -286,9 +288,9 @@ fn a_full_disk_is_waited_for() {
         assert_eq!(ended.summary()["keyframes"]["unwritten"], 0);
     }
     assert!(received.summary()["unwrittenStatistics"].as_u64().unwrap() > 0);
-    let count = journal_is_whole(&path.join("frames"));
+    let count = check_journal(&path.join("frames"));
     assert_eq!(received.summary()["keyframes"]["verified"], count);
-    // Nothing that was received is lost: all but the last one or two, which may still have been on their way.
+    // No received keyframe is lost; the last one or two may not have been delivered yet.
     let saved = fs::read_to_string(path.join("sent/frames.jsonl")).unwrap().lines().count();
     assert_eq!(sent.summary()["keyframes"]["sent"], saved);
     assert!(count + 2 >= saved, "{count} of {saved}");
@@ -301,21 +303,21 @@ fn a_full_disk_is_waited_for() {
     }
 }
 
-/// Changes the limit on open files of a running command.
-fn limit_files(running: &crate::run::Running, most: u64) {
+/// Changes the open file limit of a running command.
+fn limit_files(running: &crate::run::Running, maximum: u64) {
     let pid = rustix::process::Pid::from_raw(running.pid() as i32).unwrap();
     let limits = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let new = rustix::process::Rlimit { current: Some(most), ..limits };
+    let new = rustix::process::Rlimit { current: Some(maximum), ..limits };
     rustix::process::prlimit(Some(pid), rustix::process::Resource::Nofile, new).unwrap();
 }
 
 #[test]
-fn without_file_descriptors_keyframes_wait() {
+fn keyframes_wait_for_file_descriptors() {
     let rig = Rig::new();
     let recv = rig.recv("frames", &["--view", "127.0.0.1:0"]);
     let send = rig.send("pattern:320x240", &["--max-bytes", "10KB"]);
     recv.event("keyframe", 2);
-    // Below what is open already: nothing can be opened, neither a file nor a connection.
+    // Fewer than are already open: neither a file nor a connection can be opened.
     limit_files(&recv, 5);
     let line = recv.says("Too many open files");
     assert!(line.contains("ulimit -n"), "{line}");
@@ -327,7 +329,7 @@ fn without_file_descriptors_keyframes_wait() {
     limit_files(&recv, 512);
     recv.says("output: back after");
     recv.event("keyframe", written + 10);
-    // The page answers again, who came meanwhile, too.
+    // The page responds again, also to the client that connected in the meantime.
     for mut stream in [waiting, std::net::TcpStream::connect(page).unwrap()] {
         stream.set_read_timeout(Some(HANG)).unwrap();
         let request = format!("GET /mode HTTP/1.1\r\nHost: {page}\r\nConnection: close\r\n\r\n");
@@ -343,11 +345,11 @@ fn without_file_descriptors_keyframes_wait() {
     let received = recv.end();
     received.well();
     assert_eq!(received.summary()["keyframes"]["unwritten"], 0);
-    assert_eq!(received.summary()["keyframes"]["received"], journal_is_whole(&rig.path("frames")));
+    assert_eq!(received.summary()["keyframes"]["received"], check_journal(&rig.path("frames")));
 }
 
 #[test]
-fn wrong_urls_and_contradictory_flags_are_usage_errors() {
+fn invalid_urls_and_conflicting_flags_are_usage_errors() {
     let dir = tempfile::tempdir().unwrap();
     for words in [
         &["recv", "--signal", "http://127.0.0.1:1"][..],
@@ -385,10 +387,10 @@ fn wrong_urls_and_contradictory_flags_are_usage_errors() {
         assert!(ended.stderr.contains("try '--help'"), "{words:?}: {}", ended.stderr);
         assert_eq!(ended.json().last().unwrap()["error"]["exit"], 2, "{words:?}");
     }
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "something was written");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "files were written");
 }
 
-/// Answers every connection on loopback with `answer`, for as long as the test runs.
+/// Sends `answer` on every connection, for as long as the test runs; keeps connections open if it is empty.
 fn answering(answer: &'static [u8]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -424,7 +426,7 @@ fn token(device: &str, pair: &str, secret: &str, exp_in: i64) -> String {
 }
 
 #[test]
-fn servers_that_are_none() {
+fn servers_of_another_protocol_are_reported() {
     const PAGE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 5\r\n\
         connection: close\r\n\r\nhello";
     const NOISE: &[u8] = b"SSH-2.0-OpenSSH_9.9\r\n";
@@ -457,7 +459,7 @@ fn servers_that_are_none() {
 }
 
 #[test]
-fn tokens_that_are_refused() {
+fn rejected_tokens_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("secret"), SECRET).unwrap();
     let more =
@@ -486,7 +488,7 @@ fn tokens_that_are_refused() {
         assert!(message(&error).contains(names), "{names}: {error}");
         assert!(!ended.stderr.contains(&jwt) || jwt.len() < 20, "the token is printed");
     }
-    // A signature that was tampered with.
+    // A modified signature.
     let mut forged = token("mac", "demo", SECRET, 300);
     let last = forged.pop().unwrap();
     forged.insert(forged.len() - 5, if last == 'A' { 'B' } else { 'A' });
@@ -502,7 +504,7 @@ fn tokens_that_are_refused() {
 }
 
 #[test]
-fn a_peer_that_never_comes() {
+fn a_peer_that_never_joins_is_reported() {
     let rig = Rig::new();
     let recv = rig.recv("frames", &["--timeout", "1s"]);
     let error = recv.end().failed(1, "room");
@@ -514,7 +516,7 @@ fn a_peer_that_never_comes() {
 }
 
 #[test]
-fn a_sender_that_falls_silent() {
+fn a_sender_that_stops_sending_is_reported() {
     let rig = Rig::new();
     let recv = rig.recv("frames", &["--timeout", "1s"]);
     let send = rig.send("pattern:320x240", &["--interval", "1h"]);
@@ -556,7 +558,7 @@ fn http(rig: &Rig) -> String {
     rig.signal.replace("ws://", "http://")
 }
 
-/// A device of the pair that does as the test says.
+/// A device of the pair that the test controls.
 pub fn test_peer(rig: &Rig, device: &str, role: PeerRole) -> Call {
     let tokens = TokenClient::new(&http(rig), "dev", device.into(), None).unwrap();
     let mut peer = PeerConfig::new(role);
@@ -575,12 +577,12 @@ pub async fn open(link: &mut Call) {
     }
 }
 
-/// Messages that nobody can make sense of: too long, or not of the form their `t` has.
+/// Invalid messages: too long, or malformed for their `t`.
 fn garbage() -> Vec<ControlMessage> {
     let number = |value: f64| serde_json::Number::from_f64(value).unwrap();
     vec![
         ControlMessage::Text { id: Id::Number(1), text: "x".repeat(70_000) },
-        // Not a number in JSON: `null`, where a number must be.
+        // NaN becomes `null` in JSON, where a number is required.
         ControlMessage::Keyframe(KeyframeInfo {
             sent_at: None,
             seq: u64::MAX,
@@ -623,7 +625,7 @@ fn garbage_and_a_flood_do_not_stop_recv() {
         let mut link = test_peer(&rig, "phone", PeerRole::Sender);
         open(&mut link).await;
         let peer = link.peer().unwrap();
-        // What the other side answers has to be taken.
+        // The responses of the peer must be read.
         let drain = tokio::spawn(async move {
             loop {
                 let event = link.next().await;
@@ -634,7 +636,7 @@ fn garbage_and_a_flood_do_not_stop_recv() {
             }
         });
         for message in garbage() {
-            // What is over the limit of the channel is refused here already.
+            // A message over the channel's size limit is rejected before it is sent.
             let _ = peer.send_control(&message).await;
         }
         for number in 0..3000 {
@@ -660,17 +662,17 @@ fn garbage_and_a_flood_do_not_stop_recv() {
     let texts: Vec<&Value> = lines.iter().filter(|line| line["kind"] == "text").collect();
     assert!(texts.len() > 100, "{}", texts.len());
     for text in [&received.stderr, &received.stdout.join("\n")] {
-        assert!(!text.contains('\u{1b}') && !text.contains('\u{7}'), "a terminal would obey");
+        assert!(!text.contains('\u{1b}') && !text.contains('\u{7}'), "a terminal would execute it");
     }
     assert_eq!(lines.last().unwrap()["keyframes"]["received"], 2);
     for frame in lines.iter().filter(|line| line["kind"] == "keyframe") {
-        assert_eq!(frame["verified"], Value::Null, "the sender told no hash: {frame}");
+        assert_eq!(frame["verified"], Value::Null, "the sender announced no hash: {frame}");
         assert_eq!(frame["undecoded"], Value::Null);
     }
 }
 
 #[test]
-fn garbage_and_a_flood_of_requests_do_not_hurry_send() {
+fn garbage_and_a_flood_of_requests_do_not_speed_up_send() {
     let rig = Rig::new();
     let send = rig.send("pattern:320x240", &["--interval", "1h"]);
     block_on(async {
@@ -706,7 +708,7 @@ fn garbage_and_a_flood_of_requests_do_not_hurry_send() {
         .filter(|line| line["kind"] == "keyframe")
         .map(|line| line["captureTime"].as_f64().unwrap())
         .collect();
-    assert!(times.len() >= 2, "no request was obeyed: {}", sent.stderr);
+    assert!(times.len() >= 2, "no request was honored: {}", sent.stderr);
     assert!(times.windows(2).all(|pair| pair[1] - pair[0] > 0.29), "{times:?}");
     assert!(!sent.stderr.contains("set the interval"), "{}", sent.stderr);
     assert!(!sent.stderr.contains('\u{1b}'));
@@ -733,7 +735,7 @@ const VP8_OFFER: &str = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=gr
 00:00:00:00:00:00:00:00:00\r\na=rtpmap:96 VP8/90000\r\na=rtpmap:98 VP9/90000\r\n";
 
 #[test]
-fn an_offer_without_h264_is_refused_with_what_it_has() {
+fn an_offer_without_h264_is_rejected_with_the_codecs_it_has() {
     let rig = Rig::new();
     let recv = rig.recv("frames", &[]);
     recv.says("joined the room");
@@ -742,7 +744,7 @@ fn an_offer_without_h264_is_refused_with_what_it_has() {
         let mut say = async |message: Value| {
             phone.send(WsFrame::text(message.to_string())).await.unwrap();
         };
-        // Not known to the server: answered, not relayed, and the socket lives on.
+        // An unknown type is answered by the server, not relayed, and the socket stays open.
         say(json!({"t": "later", "pairId": "demo", "what": 1})).await;
         say(json!({"t": "ice", "pairId": "demo", "candidate": null})).await;
         say(json!({"t": "ice", "pairId": "demo", "candidate": {"candidate": "garbage"}})).await;
@@ -764,7 +766,7 @@ fn an_offer_without_h264_is_refused_with_what_it_has() {
 }
 
 #[test]
-fn descriptions_that_are_none_are_refused() {
+fn invalid_descriptions_are_rejected() {
     for sdp in ["", "v=0\r\n", "\u{0}\u{1}garbage", &VP8_OFFER.replace("VP8", "H264")[..300]] {
         let rig = Rig::new();
         let recv = rig.recv("frames", &[]);
@@ -781,7 +783,7 @@ fn descriptions_that_are_none_are_refused() {
 }
 
 #[test]
-fn a_port_that_is_taken() {
+fn a_port_in_use_is_reported() {
     let rig = Rig::new();
     let address = rig.signal.trim_start_matches("ws://");
     let second = start(rig.dir.path(), &["serve", "--json", "--listen", address]).end();

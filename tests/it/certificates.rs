@@ -1,24 +1,24 @@
-//! Certificates made for one test.
+//! Certificates generated for a test.
 
 use std::sync::Arc;
 
 use orion_peer::stun::stream::Trust;
 use rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer};
 
-/// A server's certificate, signed by a CA of its own.
+/// A server's certificate, signed by a CA that is generated with it.
 pub struct Certificates {
-    /// The CA, PEM.
+    /// The CA certificate in PEM.
     pub ca: String,
-    /// The server's certificate, PEM.
+    /// The server's certificate in PEM.
     pub server: String,
-    /// The server's key, PEM.
+    /// The server's key in PEM.
     pub key: String,
-    /// What a server makes of them.
+    /// The TLS configuration of a server with this certificate.
     pub config: Arc<ServerConfig>,
 }
 
 impl Certificates {
-    /// For these names and addresses.
+    /// Generates a certificate for these names and addresses.
     pub fn for_names(names: &[&str]) -> Self {
         let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
         parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -44,7 +44,7 @@ impl Certificates {
         }
     }
 
-    /// Trust in its CA.
+    /// Trust in the CA.
     pub fn trust(&self) -> Trust {
         Trust::with(self.ca.as_bytes()).unwrap()
     }

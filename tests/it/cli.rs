@@ -90,7 +90,7 @@ fn argv_takes_precedence_over_variable_file_and_default() {
     assert_eq!(pair(&all, &[]), "from-variable");
     let file = Run { variables: Vec::new(), ..all };
     assert_eq!(pair(&file, &[]), "from-file");
-    // Without any of them, the default applies: 300 s.
+    // Without flag, variable and key, the default applies: 300 s.
     let minted = claims(&mint(&file, &[]));
     assert_eq!(minted["exp"].as_u64().unwrap() - minted["iat"].as_u64().unwrap(), 300);
 }
@@ -130,7 +130,7 @@ fn files_are_found_by_flag_by_variable_and_in_the_config_directory() {
 }
 
 #[test]
-fn errors_in_the_file_name_key_and_file() {
+fn errors_in_the_file_name_the_key_and_the_file() {
     for (text, said) in [
         ("[token]\npiar = 'x'", &["`token.piar`", "orion-peer.toml", "did you mean `pair`"][..]),
         ("[tokne]\npair = 'x'", &["section `tokne`", "did you mean `token`"]),
@@ -313,7 +313,7 @@ fn a_token_is_read_from_stdin() {
     assert!(stdout(&output).contains("signature  checked"), "{}", stdout(&output));
 }
 
-/// A token API that sends `answer` to one request, and returns the request with its head and body.
+/// A token API that sends `answer` to one request, and returns the head and body of that request.
 fn token_api(answer: &'static str) -> (String, std::thread::JoinHandle<String>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/token", listener.local_addr().unwrap());
@@ -456,8 +456,8 @@ fn help(words: &[String]) -> String {
     stdout(&output)
 }
 
-/// A time or percentage without a unit could be misread, so that its gate never fails: `--max-rtt-p95 100` was 100 s,
-/// `--min-success 0.99` was 0.99 %.
+/// A time or percentage without a unit could be misread, so that its gate never fails: `--max-rtt-p95 100` once meant
+/// 100 s, and `--min-success 0.99` meant 0.99 %.
 #[test]
 fn every_flag_for_a_time_or_a_percentage_requires_a_unit() {
     let mut flags = Vec::new();

@@ -1,5 +1,5 @@
 //! The completion scripts in their shells: bash, zsh and fish complete subcommands, flags and values. Hidden commands
-//! are in no script and no man page.
+//! do not appear in any script or man page.
 
 use std::{fs, path::Path, process::Command};
 
@@ -29,7 +29,7 @@ fn offers(shell: &str, words: &[&str]) -> Vec<String> {
     let found = String::from_utf8(output.stdout).unwrap();
     let mut found: Vec<String> = found
         .lines()
-        // fish puts a description behind a tab.
+        // fish appends a description after a tab.
         .map(|line| line.split('\t').next().unwrap_or_default().trim().to_owned())
         .filter(|line| !line.is_empty())
         .collect();
@@ -44,7 +44,7 @@ fn bash(words: &[&str]) -> Command {
         source ./script
         spec=$(complete -p orion-peer) && fn=${spec#*-F } && fn=${fn%% *}
         COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMP_LINE="$*" COMP_POINT=${#COMP_LINE}
-        # It may set options of the completion that is under way, and there is none.
+        # It may set options of the completion in progress, but there is none.
         "$fn" orion-peer "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}" 2>/dev/null
         printf '%s\n' "${COMPREPLY[@]}"
     "#;
@@ -62,7 +62,7 @@ fn zsh(dir: &Path, words: &[&str]) -> Command {
         source ./script
         compdef _orion-peer orion-peer
         compadd () {
-            # With these it fills arrays of its caller.
+            # With these flags, it fills arrays of its caller.
             if [[ ${@[1,(i)(-|--)]} == *-(O|A|D)\ * ]]; then
                 builtin compadd "$@"
                 return
@@ -145,7 +145,7 @@ fn values_are_completed() {
     every_shell(&["completions", ""], &["bash", "zsh", "fish"], &[]);
 }
 
-/// Either a keyword or a file. bash itself falls back to files if the function offers nothing.
+/// `--source` takes a keyword or a file. bash itself falls back to files if the function offers nothing.
 #[test]
 fn sources_are_keywords_and_files() {
     every_shell(&["send", "--source", ""], &["camera", "pattern"], &["--interval"]);
@@ -169,7 +169,7 @@ fn hidden_commands_appear_nowhere() {
             ["token,inspect)", "'inspect:", "-a \"inspect\"", "token;inspect'", "'inspect'"];
         assert!(forms.iter().any(|form| script.contains(form)), "{shell}");
         for hidden in ["wire", "inject", "capture"] {
-            // As the scripts write the commands; help texts have the words, too.
+            // The forms in which the scripts write commands; the bare words also occur in help texts.
             for form in ["lab,#)", "'#:", "-a \"#\"", "lab;#'", "'#'"] {
                 assert!(!script.contains(&form.replace('#', hidden)), "{shell} offers {hidden}");
             }

@@ -1,5 +1,5 @@
 //! `doctor` as a user runs it, against the embedded server and coturn on 127.0.0.x, and against servers
-//! that reject requests, do not respond or do not exist. Behind NATs it is tested in the kernel lab.
+//! that reject requests, do not respond or do not exist. Tests behind NATs are in `doctor_in_lab`.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
@@ -38,7 +38,7 @@ fn config(alternate: bool) -> TurnConfig {
     }
 }
 
-/// Runs `doctor --json --no-signal` on another thread, so that servers on this one keep running.
+/// Runs `doctor --json --no-signal` on another thread, so that the servers on this thread keep running.
 async fn doctor(words: &[&str]) -> Ended {
     let words: Vec<String> =
         ["doctor", "--json", "--no-signal"].iter().chain(words).map(|w| (*w).to_owned()).collect();
@@ -50,7 +50,7 @@ async fn doctor(words: &[&str]) -> Ended {
     .unwrap()
 }
 
-/// The one JSON object, and the exit code.
+/// The report, which must be the only line of output, and the exit code.
 fn report_and_code(ended: &Ended) -> (Value, i32) {
     let [report] = &ended.json()[..] else { panic!("{:?} {}", ended.stdout, ended.stderr) };
     assert_eq!(report["schema"], "orion-peer/doctor/1");
@@ -133,7 +133,7 @@ async fn every_transport_is_measured() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn throughput_is_that_of_the_relay() {
+async fn measured_throughput_respects_the_limit_of_the_relay() {
     const BYTES_PER_SECOND: u64 = 250_000;
     let mut config = config(true);
     config.limits.bytes_per_second = Some(BYTES_PER_SECOND);
@@ -143,7 +143,7 @@ async fn throughput_is_that_of_the_relay() {
     let (report, _) = report_and_code(&ended);
     let throughput = &report["servers"][0]["throughput"];
     let measured = throughput["bitsPerSecond"].as_f64().unwrap();
-    // Headers count against the limit, but not as throughput.
+    // Headers count toward the limit, but not as throughput.
     assert!(measured > 0.0 && measured < 8.0 * BYTES_PER_SECOND as f64, "{report}");
     let (sent, received) = (throughput["sent"].as_u64().unwrap(), throughput["received"].as_u64());
     assert!(received.unwrap() > 0 && received.unwrap() < sent, "{report}");
@@ -156,7 +156,7 @@ async fn without_an_alternate_address_a_turn_server_is_used() {
     let udp = format!("turn:{}", server.udp_address().unwrap());
     let ended = doctor(&["--ice-server", &udp, "--turn-secret", SECRET]).await;
     let (report, exit) = report_and_code(&ended);
-    // Its only IP address cannot distinguish endpoint-independent from address-dependent.
+    // A single IP address cannot distinguish endpoint-independent from address-dependent filtering.
     assert_eq!(report["nat"]["filtering"]["atMost"], "address-dependent", "{report}");
     assert_eq!(report["nat"]["translated"], false);
     assert!(report["nat"]["filteringUnknown"].as_str().unwrap().contains("RFC 5780"));
@@ -279,7 +279,7 @@ fn a_dev_server_that_is_not_running_is_reported() {
 }
 
 #[test]
-fn flags_that_do_not_go_together_are_usage_errors() {
+fn conflicting_flags_are_usage_errors() {
     let dir = tempfile::tempdir().unwrap();
     for words in [
         &["--no-signal"][..],
@@ -294,7 +294,7 @@ fn flags_that_do_not_go_together_are_usage_errors() {
 }
 
 #[test]
-fn an_interrupt_ends_it_with_one_line() {
+fn an_interrupt_is_reported_in_a_single_line() {
     let dir = tempfile::tempdir().unwrap();
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let server = format!("stun:{}", silent.local_addr().unwrap());
@@ -306,7 +306,7 @@ fn an_interrupt_ends_it_with_one_line() {
     running.end().failed(130, "interrupted");
 }
 
-/// A coturn for this test, on two addresses; killed when dropped.
+/// A coturn process for this test, on two addresses; killed on drop.
 struct Coturn(Child);
 
 impl Coturn {
@@ -324,7 +324,7 @@ impl Coturn {
             .spawn()
             .expect("coturn is installed");
         let coturn = Self(child);
-        // It accepts connections before it responds, so wait for a response.
+        // coturn accepts connections before it responds, so wait for a response.
         let limit = Instant::now() + HANG;
         let client = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
         client.set_read_timeout(Some(Duration::from_millis(200))).unwrap();

@@ -1,4 +1,4 @@
-//! `doctor` behind real NATs of netfilter, with coturn outside: it must name the NAT it is behind, and report
+//! `doctor` behind real netfilter NATs, with coturn outside: it must name the NAT that it is behind and report
 //! which transports work. Requires Linux with `ip`, `nft` and coturn.
 
 use std::{process::Stdio, thread};
@@ -66,12 +66,12 @@ fn examine(nat: &str, user_namespace: bool) -> (Value, Option<i32>) {
     (report, output.status.code())
 }
 
-/// The behavior in the report: a word if it is known exactly.
+/// The behavior in the report, or `-` if it is not known exactly.
 fn behaviour(report: &Value, which: &str) -> String {
     report["nat"][which]["is"].as_str().unwrap_or("-").to_owned()
 }
 
-/// Errors in the report of a machine behind that NAT.
+/// Errors in the report of a machine behind this NAT.
 fn mistakes(nat: &str, (report, exit): &(Value, Option<i32>)) -> Vec<String> {
     let truth = profile(nat);
     let mut wrong = Vec::new();
@@ -86,7 +86,7 @@ fn mistakes(nat: &str, (report, exit): &(Value, Option<i32>)) -> Vec<String> {
         hold("translated", report["nat"]["translated"].to_string(), truth.translates().to_string());
         let word = |b: Option<orion_peer::nat::Behaviour>| b.map_or("-", |b| b.as_str()).to_owned();
         hold("mapping", behaviour(report, "mapping"), word(truth.mapping()));
-        // An open host filters nothing.
+        // Without a NAT, nothing is filtered.
         let filtering =
             if nat == "none" { "endpoint-independent".to_owned() } else { word(truth.filtering()) };
         hold("filtering", behaviour(report, "filtering"), filtering);
@@ -141,6 +141,6 @@ fn doctor_names_the_nat_it_is_behind() {
 }
 
 #[test]
-fn doctor_names_it_in_a_user_namespace_too() {
+fn doctor_names_the_nat_in_a_user_namespace_too() {
     examine_all(&["fullcone", "sym", "udp-blocked"], true);
 }

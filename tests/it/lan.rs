@@ -15,7 +15,7 @@ const ORION_PEER: &str = env!("CARGO_BIN_EXE_orion-peer");
 const SIGNING: &str = "0123456789abcdef0123456789abcdef";
 const LOGIN: &str = "fedcba9876543210fedcba9876543210";
 
-/// Only one interface with an address, as on a local network.
+/// Sets up a single interface with an address, as on a local network.
 const NETWORK: &str = "ip link set lo up && ip link add lan0 type veth peer name lan1 && \
     ip link set lan1 up && ip address add 192.0.2.7/24 dev lan0 && ip link set lan0 up && exec \"$@\"";
 
@@ -85,7 +85,7 @@ fn a_phone_on_the_local_network_joins_in_one_step() {
         assert!(!line.contains("127.0.0.1"), "{line:?}");
     }
     let commands = printed_commands(&printed);
-    let [recv, send] = commands.as_slice() else { panic!("two commands: {printed:#?}") };
+    let [recv, send] = commands.as_slice() else { panic!("two commands expected: {printed:#?}") };
     let words = |command: &[String], more: &[&'static str]| -> Vec<String> {
         command.iter().cloned().chain(more.iter().map(ToString::to_string)).collect()
     };
@@ -116,7 +116,7 @@ fn nothing_is_accepted_without_a_token_on_the_local_network() {
             ["token", "fetch", "--signal", "wss://192.0.2.7:8787", "--access-token", login];
         lan.run(&[&signal[..], &["--device", "phone", "--json"], more].concat())
     };
-    // What the server of loopback takes is known to everybody.
+    // The login token of the dev server is public.
     let refused = fetch("dev", &["--tls-pin", pin]);
     assert_eq!(refused.code, Some(1), "{}", refused.stderr);
     assert!(refused.stderr.contains("login token"), "{}", refused.stderr);
@@ -127,7 +127,7 @@ fn nothing_is_accepted_without_a_token_on_the_local_network() {
     assert_eq!(
         unpinned.code,
         Some(1),
-        "a certificate that nobody vouches for: {}",
+        "the certificate is not trusted without its pin: {}",
         unpinned.stderr
     );
 
@@ -136,7 +136,7 @@ fn nothing_is_accepted_without_a_token_on_the_local_network() {
     let servers = answer["iceServers"].to_string();
     assert!(servers.contains("turn:192.0.2.7:3478?transport=udp"), "{servers}");
     assert!(!servers.contains("0.0.0.0") && !servers.contains("127.0.0.1"), "{servers}");
-    // By loopback the same server is at another address, and so is its relay.
+    // Over loopback, the same server has another address, and so does its relay.
     let here = ["token", "fetch", "--signal", "wss://127.0.0.1:8787", "--tls-pin", pin, "--json"];
     let local = lan.run(&[&here[..], &["--access-token", login, "--device", "mac"]].concat());
     let servers = local.well()[0]["iceServers"].to_string();
@@ -177,7 +177,7 @@ fn pairs_and_login_tokens_need_no_database_and_no_login_service() {
     };
     let fetched = fetch(&login);
     assert_eq!(fetched.well()[0]["pairId"], "p1");
-    // Another user has no such pair; another secret is not the server's.
+    // Another user does not have this pair, and a token signed with another secret is rejected.
     let other = run::run(dir.path(), &["token", "mint", "--login", "--login-secret", LOGIN]);
     assert!(fetch(&other.stdout[0]).stderr.contains("no active pair"));
     let foreign = ["token", "mint", "--login", "--user", "user-1", "--login-secret", SIGNING];
@@ -221,7 +221,7 @@ async fn the_servers_own_page_may_connect() {
             ];
             request(address.parse().unwrap(), "GET /api/signal", &headers, "").await.status
         };
-        // It has no token, which is looked at after its origin.
+        // The request has no token; tokens are checked after the origin.
         assert_eq!(socket(&format!("http://{address}"), &address).await, allowed);
         assert_eq!(socket("http://evil.example", &address).await, 403);
         assert_eq!(socket(&format!("https://{address}"), &address).await, 403, "another scheme");

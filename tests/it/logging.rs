@@ -1,10 +1,10 @@
-//! `-v` and `-vv`: what an app developer needs, and no output from the crates below.
+//! `-v` and `-vv` show what an app developer needs, without output from dependencies.
 
 use rustix::process::Signal;
 
 use crate::run::{Rig, run};
 
-/// stderr of a `send` of three keyframes at a verbosity.
+/// The stderr output of a `send` of three keyframes at this verbosity.
 fn log(verbosity: &str) -> String {
     let rig = Rig::new();
     let recv = rig.recv("frames", &[]);

@@ -1,4 +1,4 @@
-//! Integration tests, one module a subject.
+//! Integration tests, one module per subject.
 
 mod auth;
 mod bad_configuration;

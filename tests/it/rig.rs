@@ -19,7 +19,7 @@ pub struct Rig {
     pub keys: SigningKeys,
 }
 
-/// A dev server with a known key, changed by `change`.
+/// Starts a dev server with a known key; `change` adjusts its configuration.
 pub async fn rig(change: impl FnOnce(&mut ServerConfig)) -> Rig {
     let keys = SigningKeys::new(vec![Key::hs256("k", &Secret::random()).unwrap()]).unwrap();
     let mut config = ServerConfig::dev().await.unwrap();

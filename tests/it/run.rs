@@ -1,5 +1,5 @@
-//! Runs the real binary for other tests: free ports, an empty directory and environment, its output lines as they are
-//! written, and a timeout of [`HANG`].
+//! Runs the real binary for other tests, with free ports, an empty directory and environment, and a timeout of [`HANG`];
+//! its output lines are available as they are written.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// A test that takes longer than this hangs and fails.
+/// A step that takes longer than this counts as a hang and fails the test.
 pub const HANG: Duration = Duration::from_secs(20);
 
 /// A photo in the repository.
@@ -57,7 +57,7 @@ pub struct Ended {
     pub stderr: String,
 }
 
-/// Starts `orion-peer` with these words in `dir`; its stdin stays open.
+/// Starts `orion-peer` with these arguments in `dir`; its stdin stays open.
 pub fn start(dir: &Path, words: &[&str]) -> Running {
     let mut command = Command::new(env!("CARGO_BIN_EXE_orion-peer"));
     command.args(words).current_dir(dir).env_clear().env("HOME", dir);
@@ -134,7 +134,7 @@ impl Running {
         })
     }
 
-    /// The first JSON line of this kind for which `is` holds.
+    /// The first JSON line of this kind that satisfies `is`.
     pub fn event_where(&self, kind: &str, is: impl Fn(&Value) -> bool) -> Value {
         self.find(&self.stdout, 0, kind, |line| {
             let value: Value = serde_json::from_str(line).unwrap();
@@ -172,7 +172,7 @@ impl Running {
                 drop(text);
                 let stderr = self.stderr.all().join("\n");
                 panic!(
-                    "`{what}` never came from: {}\nso far:\n{so_far}\nstderr:\n{stderr}",
+                    "`{what}` did not appear in the output of: {}\nso far:\n{so_far}\nstderr:\n{stderr}",
                     self.name
                 );
             }
@@ -187,7 +187,7 @@ impl Running {
         stdin.flush().unwrap();
     }
 
-    /// Writes to stdin, and closes it.
+    /// Writes to stdin and closes it.
     pub fn feed(&mut self, data: &[u8]) {
         self.stdin.take().unwrap().write_all(data).unwrap();
     }
@@ -197,7 +197,7 @@ impl Running {
         self.stdin = None;
     }
 
-    /// The process.
+    /// The process ID.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -208,7 +208,7 @@ impl Running {
         kill_process(pid, signal).unwrap();
     }
 
-    /// Kills the process, like a crash.
+    /// Kills the process, as in a crash.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -246,7 +246,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // An error says that it has ended.
+        // An error means that the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -259,7 +259,7 @@ impl Ended {
         self.json()
     }
 
-    /// stdout, each line a JSON object.
+    /// The lines of stdout, which must all be JSON objects.
     pub fn json(&self) -> Vec<Value> {
         let lines = self.stdout.iter().map(|line| {
             serde_json::from_str(line).unwrap_or_else(|e| panic!("{}: {e}: {line}", self.name))
@@ -269,7 +269,7 @@ impl Ended {
         lines
     }
 
-    /// The summary, which is the last line except for an error.
+    /// The summary, which is the last line unless an error follows.
     pub fn summary(&self) -> Value {
         let lines = self.json();
         let summary = lines.iter().rfind(|line| line["kind"] == "summary");
@@ -335,7 +335,7 @@ impl Rig {
     }
 }
 
-/// Starts a server, and returns its address and that of its relay.
+/// Starts a server, and returns its address and the address of its relay.
 pub fn serve(dir: &Path, listen: &str, turn: &str, more: &[&str]) -> (Running, String, String) {
     let words = ["serve", "--json", "--listen", listen, "--turn-listen", turn];
     let server = start(dir, &[&words[..], more].concat());
@@ -353,8 +353,8 @@ pub fn sha256(data: &[u8]) -> String {
     })
 }
 
-/// A port for a server of another program, which may also use the next one. It is below the kernel's ephemeral range
-/// (`net.ipv4.ip_local_port_range`), so that nothing else takes it first.
+/// A port for a server of another program, which may also use the next port. It is below the kernel's ephemeral range
+/// (`net.ipv4.ip_local_port_range`), so that nothing else uses it first.
 pub fn reserved_port() -> u16 {
     let is_free = |port: u16| {
         UdpSocket::bind(("127.0.0.1", port)).is_ok()

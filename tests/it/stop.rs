@@ -1,5 +1,5 @@
-//! Ctrl-C and SIGTERM while every worker of the runtime spins, as in a library that loops over a hostile packet: the
-//! process exits regardless. The process is this test binary, run again.
+//! Ctrl-C and SIGTERM while every worker of the runtime spins, as in a library that a hostile packet puts into an
+//! endless loop: the process exits regardless. The process is this test binary, run again.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -27,7 +27,7 @@ fn a_process_whose_workers_all_spin() {
         tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
     let runtime = runtime.unwrap();
     let spinning = Arc::new(AtomicUsize::new(0));
-    // The listener is there before the workers are lost.
+    // The signal handler is installed before the workers are blocked.
     let asked = runtime.spawn(stop::shutdown_signal());
     std::thread::sleep(Duration::from_millis(300));
     for _ in 0..WORKERS {
@@ -44,7 +44,7 @@ fn a_process_whose_workers_all_spin() {
     }
     println!("\nall spin");
     runtime.block_on(async {
-        // Like the clean end of a command: it needs a worker, and gets none.
+        // Like the clean shutdown of a command: it needs a worker, but none is free.
         tokio::select! {
             () = stop::shutdown_signal() => {}
             _ = asked => {}
@@ -75,7 +75,7 @@ impl Spinning {
     }
 
     fn says(&mut self, words: &str) {
-        assert!(self.lines.any(|line| line.unwrap() == words), "`{words}` never came");
+        assert!(self.lines.any(|line| line.unwrap() == words), "`{words}` did not appear");
     }
 
     fn signal(&self, signal: Signal) {
@@ -107,7 +107,7 @@ impl Drop for Spinning {
 fn sigterm_ends_a_process_whose_workers_all_spin() {
     let mut spinning = Spinning::start();
     spinning.signal(Signal::TERM);
-    let status = spinning.end().expect("SIGTERM does not end it");
+    let status = spinning.end().expect("SIGTERM does not end the process");
     assert_eq!((status.code(), status.signal()), (Some(130), None));
 }
 
@@ -116,9 +116,13 @@ fn a_second_ctrl_c_ends_a_process_whose_workers_all_spin() {
     let mut spinning = Spinning::start();
     spinning.signal(Signal::INT);
     spinning.says("asked");
-    assert_eq!(spinning.child.try_wait().unwrap(), None, "the first requests a clean shutdown");
+    assert_eq!(
+        spinning.child.try_wait().unwrap(),
+        None,
+        "the first signal requests a clean shutdown"
+    );
     spinning.signal(Signal::INT);
-    let status = spinning.end().expect("two Ctrl-C do not end it");
+    let status = spinning.end().expect("a second Ctrl-C does not end the process");
     assert_eq!((status.code(), status.signal()), (Some(130), None));
 }
 
@@ -140,7 +144,7 @@ fn two_immediate_signals_count_as_one() {
     }
 }
 
-/// stdout is a pipe that is not read, so the clean shutdown never finishes.
+/// stdout is a pipe that nothing reads, so the clean shutdown never finishes.
 #[test]
 fn sigterm_ends_a_command_that_waits_for_its_reader() {
     let rig = crate::run::Rig::new();
@@ -157,13 +161,13 @@ fn sigterm_ends_a_command_that_waits_for_its_reader() {
     let mut limit = Instant::now() + HANG;
     let mut wait_for = |name: &str| {
         while !rig.path(name).exists() {
-            assert!(Instant::now() < limit, "no keyframes came");
+            assert!(Instant::now() < limit, "no keyframes arrived");
             std::thread::sleep(Duration::from_millis(20));
         }
         limit = Instant::now() + HANG;
     };
     wait_for("frames/000002.h264");
-    // More than a pipe holds.
+    // More than the capacity of a pipe.
     for _ in 0..50 {
         send.type_line(&"x".repeat(4_000));
     }
@@ -179,7 +183,7 @@ fn sigterm_ends_a_command_that_waits_for_its_reader() {
         if Instant::now() > limit {
             let _ = recv.kill();
             let _ = recv.wait();
-            panic!("SIGTERM does not end it");
+            panic!("SIGTERM does not end the process");
         }
         std::thread::sleep(Duration::from_millis(10));
     };

@@ -15,7 +15,7 @@ struct Page {
 
 impl Page {
     fn of(recv: &Running) -> Self {
-        // It is already installed if another test was first.
+        // Fails if another test has already installed it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let url = recv.event("page", 1)["url"].as_str().unwrap().to_owned();
         Self { url, client: Client::builder().timeout(HANG).build().unwrap() }
@@ -117,13 +117,13 @@ async fn events_are_shown_and_requests_are_executed() {
     assert_eq!(page.post("keyframe-request", &json!({})).await.status(), StatusCode::NO_CONTENT);
     assert_eq!(events.next("keyframe").await["seq"], 2, "an hour early");
 
-    // A later viewer gets the same.
+    // A viewer that joins later receives the same events.
     let mut later = Events { response: page.get("events").await, text: String::new() };
     later.next("hello").await;
     assert_eq!(later.next("keyframe").await["seq"], 1);
     recv.signal(Signal::INT);
     assert_eq!(events.next("end").await["reason"], "stopped");
-    // The last pictures are available until the viewers have left, also on new connections.
+    // The last pictures remain available until the viewers have left, also on new connections.
     let other = Page::of(&recv);
     assert_eq!(other.get("frames/2").await.status(), StatusCode::OK);
     drop((events, later, page, other));
@@ -166,14 +166,14 @@ async fn cross_origin_pages_are_rejected() {
     let mut tries = 0;
     while page.get("events").await.status() != StatusCode::OK {
         tries += 1;
-        assert!(tries < 200, "there is no room for another");
+        assert!(tries < 200, "no place for another viewer");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     recv.signal(Signal::INT);
     recv.end().well();
 }
 
-/// Idle connections do not keep `recv` from its files nor other clients from the page.
+/// Idle connections prevent neither `recv` from writing its files nor other clients from using the page.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_connections_are_harmless() {
     use tokio::{
@@ -193,7 +193,7 @@ async fn idle_connections_are_harmless() {
     let mut idle = Vec::new();
     for number in 0..600 {
         let mut stream = TcpStream::connect(&address).await.unwrap();
-        // Some have started a header, and never finish it.
+        // Some send the start of a header and never finish it.
         if number % 2 == 0 {
             let _ = stream.write_all(b"GET /events HTTP/1.1\r\nHost: 127.0").await;
         }
@@ -201,13 +201,13 @@ async fn idle_connections_are_harmless() {
     }
     let before = recv.events("keyframe").len();
     recv.event("keyframe", before + 10);
-    // Some are closed immediately because there are too many, the others by timeout.
+    // Some are closed immediately because there are too many, the others by a timeout.
     for stream in &mut idle {
         let closed = tokio::time::timeout(HANG, stream.read(&mut [0; 256])).await;
         assert!(!matches!(closed.expect("still open"), Ok(1..)), "nothing was requested");
     }
     assert_eq!(page.get("mode").await.status(), StatusCode::OK);
-    // An answered connection is not kept open forever either.
+    // A connection with a completed request is not kept open forever either.
     let mut kept = TcpStream::connect(&address).await.unwrap();
     let request = format!("GET /mode HTTP/1.1\r\nHost: {address}\r\n\r\n");
     kept.write_all(request.as_bytes()).await.unwrap();
@@ -215,7 +215,7 @@ async fn idle_connections_are_harmless() {
     let closed = tokio::time::timeout(HANG, kept.read_to_end(&mut answer)).await;
     closed.expect("still open").unwrap();
     assert!(answer.starts_with(b"HTTP/1.1 200"));
-    assert!(!recv.said_after(0, "Too many open files"), "the limits are below that of the system");
+    assert!(!recv.said_after(0, "Too many open files"), "the limits are below the system's");
     for running in [send, recv] {
         running.signal(Signal::INT);
         running.end().well();
