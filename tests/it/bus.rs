@@ -74,7 +74,7 @@ fn health(address: SocketAddr, status: &str) -> u16 {
         }
         std::thread::sleep(HANG / 400);
     }
-    panic!("{address} is never `{status}`");
+    panic!("timeout waiting for `{status}` from {address}");
 }
 
 fn metric(address: SocketAddr, name: &str) -> u64 {

@@ -60,8 +60,9 @@ struct Client {
     offers: u64,
     offer: u64,
     answer: u64,
-    /// Numbers of the messages it sent on this socket, and the latest it got from the peer's.
+    /// Number of messages sent on this socket.
     sent: u64,
+    /// The peer's socket, and the number of the latest message received from it.
     heard: Option<(ConnId, u64)>,
 }
 
