@@ -73,8 +73,8 @@ impl HandshakeQuota {
     ) -> Result<SocketSlots, Refusal> {
         let address = match (&self.sockets_of_address, client) {
             (Some(slots), Some(ClientAddr(address))) => {
-                let place = slots.take(metered(address.ip()));
-                Some(place.ok_or_else(|| too_many("from this address"))?)
+                let slot = slots.take(metered(address.ip()));
+                Some(slot.ok_or_else(|| too_many("from this address"))?)
             }
             _ => None,
         };

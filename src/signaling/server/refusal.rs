@@ -1,4 +1,4 @@
-//! The HTTP response to a request that does not become a socket.
+//! The HTTP response to a rejected handshake.
 
 use std::time::Duration;
 

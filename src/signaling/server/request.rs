@@ -1,4 +1,4 @@
-//! What the HTTP server puts into the extensions of each request for the handshake to read.
+//! Metadata that the HTTP server adds to the extensions of each request, for the handshake.
 
 use std::{
     net::{IpAddr, SocketAddr},
