@@ -1,4 +1,4 @@
-//! Signaling tokens: what is accepted, and each reason to refuse one, by table.
+//! Signaling tokens: tables of accepted tokens, and of every reason to reject one.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
@@ -21,7 +21,7 @@ const EC_PUBLIC: &[u8] = include_bytes!("keys/ec.pub");
 const RSA: &[u8] = include_bytes!("keys/rsa.pem");
 const RSA_PUBLIC: &[u8] = include_bytes!("keys/rsa.pub");
 
-/// A token signed with HMAC-SHA256, whatever its header says.
+/// A token signed with HMAC-SHA256, regardless of its header.
 fn hmac_token(header: &Value, claims: &str, secret: &[u8]) -> String {
     let header = URL_SAFE_NO_PAD.encode(header.to_string());
     let input = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims));
@@ -46,7 +46,7 @@ fn good_claims() -> Value {
     })
 }
 
-/// [`good_claims`] with one claim set, or taken out when the value is null.
+/// [`good_claims`] with one claim set, or removed if the value is null.
 fn with(name: &str, value: Value) -> Value {
     let mut claims = good_claims();
     if value.is_null() {
@@ -80,7 +80,7 @@ fn claims_that_are_accepted() {
 }
 
 #[test]
-fn claims_that_are_refused() {
+fn claims_that_are_rejected() {
     use TokenError::{
         BadClaims, Expired, IssuedInFuture, LifetimeTooLong, MissingClaim, NotYetValid,
         WrongAudience, WrongIssuer,
@@ -113,7 +113,11 @@ fn claims_that_are_refused() {
     }
     let mut endless = with("iat", Value::Null);
     endless["exp"] = json!(NOW + 311);
-    assert_eq!(verify(&endless), Err(LifetimeTooLong(301)), "no iat does not hide a long life");
+    assert_eq!(
+        verify(&endless),
+        Err(LifetimeTooLong(301)),
+        "a missing iat does not hide a long lifetime"
+    );
     for claims in [
         with("sub", json!(7)),
         with("exp", json!("soon")),
@@ -126,17 +130,17 @@ fn claims_that_are_refused() {
 }
 
 #[test]
-fn doubled_claims_and_payloads_that_are_no_objects_are_refused() {
+fn duplicate_claims_and_payloads_other_than_objects_are_rejected() {
     let header = json!({"alg": "HS256", "kid": "k"});
-    let doubled = good_claims().to_string().replacen('{', r#"{"sub":"mac","#, 1);
-    for payload in [doubled.as_str(), "[]", "null", "7", "", "{"] {
+    let duplicate = good_claims().to_string().replacen('{', r#"{"sub":"mac","#, 1);
+    for payload in [duplicate.as_str(), "[]", "null", "7", "", "{"] {
         let token = hmac_token(&header, payload, SECRET.as_bytes());
         assert!(verifier().verify(&token, NOW).is_err(), "{payload} was accepted");
     }
 }
 
 #[test]
-fn headers_that_are_refused() {
+fn headers_that_are_rejected() {
     let claims = good_claims().to_string();
     let wrong =
         |found: &str| TokenError::WrongAlgorithm { found: found.into(), pinned: Algorithm::Hs256 };
@@ -161,7 +165,7 @@ fn headers_that_are_refused() {
 }
 
 #[test]
-fn signatures_that_are_refused() {
+fn signatures_that_are_rejected() {
     let header = json!({"alg": "HS256", "kid": "k"});
     let claims = good_claims().to_string();
     let good = hmac_token(&header, &claims, SECRET.as_bytes());
@@ -181,15 +185,15 @@ fn signatures_that_are_refused() {
 }
 
 #[test]
-fn a_token_without_kid_is_tried_with_the_keys_there_are() {
+fn a_token_without_kid_is_tried_with_all_keys() {
     let header = json!({"alg": "HS256"});
     let token = hmac_token(&header, &good_claims().to_string(), SECRET.as_bytes());
     assert!(verifier().verify(&token, NOW).is_ok());
 }
 
-/// The classic confusion: a public RSA key, known to all, used as an HMAC secret.
+/// The classic confusion: a public RSA key used as an HMAC secret.
 #[test]
-fn a_public_key_is_no_hmac_secret() {
+fn a_public_key_is_not_an_hmac_secret() {
     let key = Key::pem("k", RSA_PUBLIC).unwrap();
     let verifier = Verifier::new(SigningKeys::new(vec![key]).unwrap(), Policy::default());
     for header in [json!({"alg": "HS256", "kid": "k"}), json!({"alg": "HS256"})] {
@@ -225,7 +229,7 @@ fn pem_keys_sign_with_the_private_half_and_verify_with_either() {
 }
 
 #[test]
-fn what_is_minted_is_accepted_until_it_expires() {
+fn a_minted_token_is_accepted_until_it_expires() {
     let (token, claims) = verifier().mint("phone".into(), "demo".into(), NOW, 300).unwrap();
     assert_eq!(verifier().verify(&token, NOW), Ok(claims.clone()));
     assert_eq!(verifier().verify(&token, NOW + 309), Ok(claims));
@@ -236,7 +240,7 @@ fn what_is_minted_is_accepted_until_it_expires() {
 }
 
 #[test]
-fn inspection_says_why_without_a_key() {
+fn inspection_reports_the_reason_without_a_key() {
     let header = json!({"alg": "HS256", "kid": "k"});
     let mut late = with("exp", json!(NOW - 60));
     late["iat"] = json!(NOW - 360);
@@ -282,7 +286,7 @@ async fn access_tokens_are_those_of_signed_in_users() {
 }
 
 #[tokio::test]
-async fn the_dev_login_is_one_word() {
+async fn the_dev_login_accepts_only_its_token() {
     let login = DevLogin::default();
     assert_eq!(login.user(DEV_TOKEN, NOW).await, Ok(DEV_USER.to_owned()));
     for other in ["", "Dev", "dev ", "a.b.c"] {

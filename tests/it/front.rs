@@ -1,4 +1,4 @@
-//! What stands before the routes of the server: TLS, limits, drain, logs, metrics.
+//! The server's front end, before its routes: TLS, limits, drain, logs, metrics.
 
 mod limits;
 mod log;
@@ -27,7 +27,7 @@ use tokio_tungstenite::{
 
 use crate::raw_http::HANG;
 
-/// A dev server, changed by `change`.
+/// A dev server with a configuration modified by `change`.
 async fn server(change: impl FnOnce(&mut ServerConfig)) -> RunningServer {
     let mut config = ServerConfig::dev().await.unwrap();
     change(&mut config);
@@ -35,7 +35,7 @@ async fn server(change: impl FnOnce(&mut ServerConfig)) -> RunningServer {
     Server::start(config, listener).await.unwrap()
 }
 
-/// An answer as it came over the wire.
+/// A response as received.
 #[derive(Debug)]
 struct Answer {
     status: u16,
@@ -53,7 +53,7 @@ impl Answer {
     }
 }
 
-/// One request on a connection of its own, with TLS or without.
+/// One request on a separate connection, with or without TLS.
 async fn ask(
     address: SocketAddr,
     trust: Option<&Trust>,
@@ -69,7 +69,7 @@ async fn ask(
         let text = format!("{line} HTTP/1.1\r\n{lines}\r\n\r\n{body}");
         stream.write_all(text.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
-        // Whether the end is announced matters to nobody here.
+        // A connection that ends without an announcement is not an error here.
         let _ = stream.read_to_end(&mut answer).await;
         String::from_utf8(answer).unwrap()
     };
@@ -78,7 +78,7 @@ async fn ask(
     Answer { status: status.unwrap_or_else(|| panic!("no status: {text:?}")), text }
 }
 
-/// Asks for an upgrade as `device` of the pair `demo`.
+/// Requests an upgrade as `device` of the pair `demo`.
 async fn knock(server: &RunningServer, device: &str, headers: &[&str]) -> Answer {
     let token = token(server, device);
     let bearer = format!("Authorization: Bearer {token}");
@@ -91,7 +91,7 @@ async fn knock(server: &RunningServer, device: &str, headers: &[&str]) -> Answer
     ];
     let headers = [&fixed[..], headers].concat();
     let line = format!("GET {PATH}");
-    // `Connection: close` would come first, and there would be no upgrade.
+    // `Connection: close` would prevent the upgrade.
     let exchange = async {
         let mut stream = dial(server.local_addr(), "127.0.0.1", None, None).await.unwrap();
         let text =
@@ -137,7 +137,7 @@ impl Client {
 
     async fn receive(&mut self) -> Value {
         loop {
-            match timeout(HANG, self.0.next()).await.expect("nothing comes") {
+            match timeout(HANG, self.0.next()).await.expect("no message arrives") {
                 Some(Ok(Frame::Text(text))) => return serde_json::from_str(&text).unwrap(),
                 Some(Ok(Frame::Ping(_) | Frame::Pong(_))) => {}
                 other => panic!("a message was expected, not {other:?}"),
@@ -149,17 +149,17 @@ impl Client {
         self.0.send(Frame::text(message.to_string())).await.unwrap();
     }
 
-    /// Sends an offer and sees it arrive at `peer`.
+    /// Sends an offer and waits until it arrives at `peer`.
     async fn reaches(&mut self, peer: &mut Self) {
         let offer = json!({"t": "offer", "pairId": "demo", "sdp": "are you there?"});
         self.send(offer.clone()).await;
         while peer.receive().await != offer {}
     }
 
-    /// Reads to the close frame, and gives its code.
+    /// Reads up to the close frame, and returns its code.
     async fn close_code(&mut self) -> u16 {
         loop {
-            match timeout(HANG, self.0.next()).await.expect("nothing comes") {
+            match timeout(HANG, self.0.next()).await.expect("no frame arrives") {
                 Some(Ok(Frame::Close(Some(frame)))) => return frame.code.into(),
                 Some(Ok(_)) => {}
                 other => panic!("a close frame was expected, not {other:?}"),

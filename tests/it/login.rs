@@ -1,4 +1,4 @@
-//! Login tokens, signing keys, and ICE servers of token answers, against services that fail and rotate.
+//! Login tokens, signing keys, and ICE servers of token responses, with services that fail and rotate keys.
 
 mod coturn;
 mod ice;

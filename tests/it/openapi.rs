@@ -1,5 +1,5 @@
-//! `samples/openapi.json` says what the server really answers: each status of each route, held against
-//! its schema and its headers.
+//! `samples/openapi.json` matches the server's actual responses: each status of each route is checked against
+//! its schema and headers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ fn document() -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// Follows `$ref`.
+/// Resolves a `$ref`.
 fn resolved<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
     match value["$ref"].as_str() {
         Some(reference) => document.pointer(&reference[1..]).expect(reference),
@@ -36,7 +36,7 @@ fn assert_valid(document: &Value, schema: &Value, instance: &Value, what: &str) 
     assert!(errors.is_empty(), "{what}: {errors:?}");
 }
 
-/// Holds an answer against what the document says about it.
+/// Checks a response against its description in the document.
 fn assert_described(path: &str, method: &str, answer: &Answer) {
     let document = document();
     let what = format!("{method} {path} {}", answer.status);
@@ -77,7 +77,7 @@ async fn ask(server: &RunningServer, login: &str, body: &str) -> u16 {
 }
 
 #[tokio::test]
-async fn answers_are_as_described() {
+async fn responses_match_the_document() {
     let server = server(|_| {}).await;
     for (login, body, status) in [
         ("dev", r#"{"deviceId":"phone"}"#, 200),
@@ -96,7 +96,7 @@ async fn answers_are_as_described() {
 }
 
 #[tokio::test]
-async fn refusals_for_now_are_as_described() {
+async fn temporary_rejections_match_the_document() {
     let once = Rate::new(1, Duration::from_hours(1));
     let rates = TokenRates { per_address: once, per_user: once };
     let busy = server(|config| config.token_rates = Some(rates)).await;
@@ -115,7 +115,7 @@ async fn refusals_for_now_are_as_described() {
 }
 
 #[test]
-fn example_requests_are_as_described() {
+fn example_requests_match_the_document() {
     let document = document();
     let body = &document["paths"][TOKEN_PATH]["post"]["requestBody"]["content"]["application/json"];
     for (name, example) in body["examples"].as_object().unwrap() {

@@ -1,5 +1,4 @@
-//! Signaling and the token API behind TLS, with a CA of one's own: the library, and the binary with
-//! `--ca`.
+//! Signaling and the token API over TLS with a private CA: the library, and the binary with `--ca`.
 
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
@@ -24,7 +23,7 @@ use crate::{
     run::{Ended, HANG, run},
 };
 
-/// A dev server, and TLS before it.
+/// A dev server behind a TLS proxy.
 struct Secured {
     server: RunningServer,
     address: SocketAddr,
@@ -73,12 +72,12 @@ impl Secured {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_ca_of_ones_own_is_believed_when_it_is_named() {
+async fn a_private_ca_is_trusted_when_it_is_given() {
     let secured = secured().await;
     let trust = secured.certificates.trust();
     let event = secured.connect(&trust, trust.clone()).await;
     let ClientEvent::Connected { timings, .. } = event else { panic!("{event:?}") };
-    assert!(timings.tls.is_some(), "the handshake's time is told");
+    assert!(timings.tls.is_some(), "the duration of the handshake is reported");
 
     let refused = secured.tokens(&Trust::web()).fetch().await.unwrap_err();
     assert_eq!((refused.stage(), refused.code().as_str()), (Stage::Tls, "tls-failed"), "{refused}");

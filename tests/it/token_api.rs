@@ -1,4 +1,4 @@
-//! The token API: every status of the contract, and what a good answer holds.
+//! The token API: every status of the contract, and the contents of a successful response.
 
 use std::{
     net::SocketAddr,
@@ -41,7 +41,7 @@ async fn ask(server: &RunningServer, login: &str, body: &str) -> Answer {
 }
 
 #[tokio::test]
-async fn a_good_answer_has_a_token_for_the_pair() {
+async fn a_successful_response_contains_a_token_for_the_pair() {
     let server = server(|_| {}).await;
     for body in [r#"{"deviceId":"phone","pairId":"demo"}"#, r#"{"deviceId":"phone"}"#] {
         let before = unix_now();
@@ -65,7 +65,7 @@ async fn malformed_requests_are_400() {
     let server = server(|_| {}).await;
     let long = format!(r#"{{"deviceId":"{}"}}"#, "x".repeat(300));
     let huge = format!(r#"{{"deviceId":"phone","more":"{}"}}"#, "x".repeat(20_000));
-    let doubled = r#"{"deviceId":"phone","deviceId":"mac"}"#;
+    let duplicate = r#"{"deviceId":"phone","deviceId":"mac"}"#;
     for body in [
         "",
         "{",
@@ -78,7 +78,7 @@ async fn malformed_requests_are_400() {
         r#"{"deviceId":"\ud800"}"#,
         r#"{"deviceId":"phone","pairId":"a\u0000b"}"#,
         r#"{"deviceId":"phone","pairId":""}"#,
-        doubled,
+        duplicate,
         &long,
         &huge,
         &"[".repeat(10_000),
@@ -89,7 +89,7 @@ async fn malformed_requests_are_400() {
 }
 
 #[tokio::test]
-async fn several_pairs_of_one_device_must_be_told_apart() {
+async fn a_device_with_several_pairs_must_name_one() {
     let server = server(|_| {}).await;
     let pair = Pair::active("second", "dev-user", "phone", "mac-2", 1);
     server.store().add(&pair).await.unwrap();
@@ -114,7 +114,7 @@ async fn no_login_is_401() {
 }
 
 #[tokio::test]
-async fn pairs_of_others_are_403_and_look_like_none() {
+async fn pairs_of_others_are_403_like_unknown_ones() {
     let server = server(|_| {}).await;
     let theirs = Pair::active("theirs", "other-user", "phone", "their-mac", 1);
     server.store().add(&theirs).await.unwrap();
@@ -134,7 +134,7 @@ async fn pairs_of_others_are_403_and_look_like_none() {
         bodies.push(answer.body);
     }
     bodies.dedup();
-    assert_eq!(bodies.len(), 1, "the answers can be told apart: {bodies:?}");
+    assert_eq!(bodies.len(), 1, "the responses differ: {bodies:?}");
 }
 
 #[tokio::test]
@@ -163,14 +163,14 @@ async fn a_store_that_is_down_is_503() {
     let status = async |line| request(server.local_addr(), line, &[], "").await.status;
     assert_eq!(status("GET /readyz").await, 200);
     store.close().await;
-    // Its last answer is good for a second.
+    // The last result is reused for a second.
     let noticed = async {
         while status("GET /readyz").await != 503 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     tokio::time::timeout(HANG, noticed).await.expect("it stays ready");
-    assert_eq!(status("GET /healthz").await, 200, "alive all the same: a restart would not help");
+    assert_eq!(status("GET /healthz").await, 200, "still alive: a restart would not help");
     for body in [r#"{"deviceId":"phone","pairId":"demo"}"#, r#"{"deviceId":"phone"}"#] {
         let answer = ask(&server, "dev", body).await;
         assert_eq!(answer.status, 503);
@@ -179,7 +179,7 @@ async fn a_store_that_is_down_is_503() {
 }
 
 #[tokio::test]
-async fn turn_comes_with_credentials_that_outlast_the_token() {
+async fn turn_servers_have_credentials_that_outlast_the_token() {
     let listed = IceServer { urls: vec!["stun:s:1".into()], username: None, credential: None };
     let turn = TurnAdvert::at("[::1]", 3478, Secret::from("shared"));
     let server = server(|config| {
@@ -199,12 +199,12 @@ async fn turn_comes_with_credentials_that_outlast_the_token() {
     let (username, credential) =
         (turn.username.as_ref().unwrap(), turn.credential.as_ref().unwrap());
     let later = unix_now() + 3500;
-    assert_eq!(secrets.verify(username, credential, later), Ok(()), "good for an hour");
+    assert_eq!(secrets.verify(username, credential, later), Ok(()), "valid for an hour");
     assert!(username.ends_with(":phone"));
 }
 
 #[tokio::test]
-async fn other_paths_and_methods_are_refused_and_metrics_count() {
+async fn other_paths_and_methods_are_rejected_and_responses_are_counted() {
     let server = server(|config| {
         config.extra_metrics = Some(Arc::new(|text: &mut String| text.push_str("extra 1\n")));
     })
@@ -234,8 +234,8 @@ async fn without_a_login_check_there_is_no_token_api() {
 }
 
 #[tokio::test]
-async fn readiness_is_asked_for_by_one_at_a_time() {
-    // The start asks, too.
+async fn readiness_queries_are_not_concurrent() {
+    // The server also queries it on startup.
     let slow = Slow::new(1000, 1).await;
     let server = server(|config| config.store = Arc::clone(&slow) as Arc<dyn PairStore>).await;
     assert_eq!(slow.ready.asked.load(Ordering::SeqCst), 1);
@@ -245,28 +245,28 @@ async fn readiness_is_asked_for_by_one_at_a_time() {
         while slow.ready.asked.load(Ordering::SeqCst) < 2 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        // The others are waiting by now, or come later.
+        // The other requests are waiting by now, or arrive later.
         tokio::time::sleep(Duration::from_millis(200)).await;
         let in_flight = slow.ready.asked.load(Ordering::SeqCst);
         slow.ready.gate.add_permits(1000);
         in_flight
     };
     let (answers, in_flight) = tokio::join!(many, release);
-    assert_eq!(in_flight, 2, "one question at a time");
+    assert_eq!(in_flight, 2, "one query at a time");
     assert!(answers.iter().all(|status| *status == 200), "{answers:?}");
-    let begun = tokio::time::Instant::now();
+    let started = tokio::time::Instant::now();
     let before = slow.ready.asked.load(Ordering::SeqCst);
     for _ in 0..50 {
         assert_eq!(ask().await, 200);
     }
-    // However slow this machine is: one a second, and one at each end.
-    let most = begun.elapsed().as_secs() as usize + 2;
+    // However slow this machine is: one query per second, and one at each end.
+    let maximum = started.elapsed().as_secs() as usize + 2;
     let more = slow.ready.asked.load(Ordering::SeqCst) - before;
-    assert!(more <= most, "{more} questions in {most} s");
+    assert!(more <= maximum, "{more} queries, at most {maximum} expected");
 }
 
 #[tokio::test]
-async fn a_development_server_answers_to_names_of_this_machine_only() {
+async fn a_development_server_accepts_only_names_of_this_machine() {
     let dev = server(|_| {}).await;
     let addr = dev.local_addr();
     let token = dev.verifier().mint("phone".into(), "demo".into(), unix_now(), 60).unwrap().0;
@@ -302,15 +302,16 @@ async fn a_development_server_answers_to_names_of_this_machine_only() {
             assert!(!answer.body.contains("example"), "{answer:?}");
         }
     }
-    // A server with users of its own is called by whatever name leads to it.
+    // A server with real users accepts any host.
     let real = server(|config| config.listener.this_machine_only = false).await;
     let answers = statuses(real.local_addr(), "signal.example").await;
     assert_eq!(answers[0].status, 200);
 }
 
-/// A browser asks before it lets a page send a login token, and reads the answer only when the server says so.
+/// A browser sends a preflight request before a page may send a login token, and lets the page read the response
+/// only if the server allows it.
 #[tokio::test]
-async fn pages_that_may_open_a_socket_may_ask_for_a_token() {
+async fn pages_that_may_open_a_socket_may_request_a_token() {
     let page = "https://app.example";
     let server = server(|config| {
         config.signaling.origins = Origins::Listed(vec![page.into()]);

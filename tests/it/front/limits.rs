@@ -39,7 +39,7 @@ async fn handshakes_are_limited_by_pair_and_by_user() {
 }
 
 #[tokio::test]
-async fn sockets_are_limited_by_address_and_by_user_and_places_come_back() {
+async fn sockets_are_limited_by_address_and_by_user_and_slots_are_released() {
     for what in ["address", "user"] {
         let server = server(|config| {
             let limits = &mut config.signaling.limits;
@@ -58,7 +58,7 @@ async fn sockets_are_limited_by_address_and_by_user_and_places_come_back() {
         while server.signaling().sockets() > 1 {
             tokio::task::yield_now().await;
         }
-        // The place is given back a moment after the socket is no more counted.
+        // The slot is released shortly after the socket is no longer counted.
         while knock(&server, "phone", &[]).await.status != 101 {
             tokio::task::yield_now().await;
         }
@@ -68,7 +68,7 @@ async fn sockets_are_limited_by_address_and_by_user_and_places_come_back() {
 }
 
 #[tokio::test]
-async fn clients_behind_a_trusted_proxy_are_told_apart() {
+async fn clients_behind_a_trusted_proxy_are_distinguished() {
     let server = server(|config| {
         config.signaling.limits.handshakes = Some(RARE);
         config.listener.connections_per_address = Some(1);
@@ -79,7 +79,7 @@ async fn clients_behind_a_trusted_proxy_are_told_apart() {
     })
     .await;
     let from = async |address: &str| {
-        // What the client wrote itself stands to the left.
+        // An entry from the client itself is on the left.
         let header = format!("X-Forwarded-For: 192.0.2.{}, {address}", address.len());
         knock(&server, "phone", &[&header]).await.status
     };
@@ -95,7 +95,7 @@ async fn clients_behind_a_trusted_proxy_are_told_apart() {
 }
 
 #[tokio::test]
-async fn nobody_else_is_believed() {
+async fn forwarding_headers_of_other_clients_are_ignored() {
     let server = server(|config| config.signaling.limits.handshakes = Some(RARE)).await;
     for (last, status) in [(1, 101), (2, 101), (3, 429)] {
         let header = format!("X-Forwarded-For: 198.51.100.{last}");
@@ -104,7 +104,7 @@ async fn nobody_else_is_believed() {
 }
 
 #[tokio::test]
-async fn sizes_are_limits_of_their_own() {
+async fn messages_and_bodies_have_configurable_limits() {
     let server = server(|config| {
         config.signaling.limits.message_bytes = 2000;
         config.listener.max_body = 2000;
@@ -124,7 +124,7 @@ async fn sizes_are_limits_of_their_own() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_is_given_up() {
+async fn a_body_that_does_not_arrive_times_out() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let server = server(|config| config.listener.body_within = Duration::from_millis(200)).await;
     let mut stream = tokio::net::TcpStream::connect(server.local_addr()).await.unwrap();
@@ -134,11 +134,11 @@ async fn a_body_that_does_not_come_is_given_up() {
     let mut answer = Vec::new();
     let _ = tokio::time::timeout(HANG, stream.read_to_end(&mut answer)).await.expect("it hangs");
     let answer = String::from_utf8_lossy(&answer);
-    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("too long"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("in time"), "{answer}");
 }
 
 #[tokio::test]
-async fn long_headers_are_refused() {
+async fn long_headers_are_rejected() {
     let server = server(|_| {}).await;
     let long = format!("X-Long: {}", "x".repeat(100 * 1024));
     let many: Vec<String> = (0..100).map(|at| format!("X-{at}: y")).collect();
@@ -152,7 +152,7 @@ async fn long_headers_are_refused() {
 }
 
 #[tokio::test]
-async fn who_does_not_read_answers_is_cut_off() {
+async fn a_client_that_does_not_read_responses_is_disconnected() {
     use tokio::io::AsyncWriteExt;
     let server =
         server(|config| config.listener.connection_within = Duration::from_millis(200)).await;
@@ -161,7 +161,7 @@ async fn who_does_not_read_answers_is_cut_off() {
     socket.set_recv_buffer_size(4096).unwrap();
     let mut stream = socket.connect(address).await.unwrap();
     let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(100);
-    // Until it is cut off; the answers fill the way back long before.
+    // Until the server disconnects; the responses fill the buffers long before.
     while stream.write_all(request.as_bytes()).await.is_ok() {}
     let open = async || {
         let page = ask(address, None, "GET /metrics", &[], "").await.text;
@@ -173,7 +173,7 @@ async fn who_does_not_read_answers_is_cut_off() {
 }
 
 #[tokio::test]
-async fn a_draining_server_says_so_and_lets_sockets_go_with_1012() {
+async fn a_draining_server_reports_it_and_closes_sockets_with_1012() {
     let server = server(|config| {
         config.signaling.timings.close_within = HANG;
         config.signaling.timings.drain_jitter = Duration::from_millis(300);
@@ -191,9 +191,9 @@ async fn a_draining_server_says_so_and_lets_sockets_go_with_1012() {
     while !signaling.is_draining() {
         tokio::task::yield_now().await;
     }
-    // The sockets are not read from, so the drain waits for them.
+    // The clients do not read from their sockets, so the drain waits for them.
     assert_eq!(ready("/readyz").await, (503, "draining".into()));
-    assert_eq!(ready("/healthz").await, (200, "draining".into()), "alive all the same");
+    assert_eq!(ready("/healthz").await, (200, "draining".into()), "it is still alive");
     let metrics = ask(address, None, "GET /metrics", &[], "").await;
     assert!(metrics.text.contains("\norion_draining 1\n"), "{metrics:?}");
     assert_eq!(phone.close_code().await, 1012);
@@ -228,7 +228,7 @@ async fn sigterm_drains_and_a_second_one_does_not_wait() {
     ];
     let refused = ask(address.parse().unwrap(), None, "GET /api/signal", &headers, "").await;
     assert_eq!((refused.status, refused.code().as_str()), (503, "draining"));
-    // Two that come together are one wish.
+    // Two signals in quick succession count as one.
     tokio::time::sleep(Duration::from_millis(200)).await;
     served.signal(Signal::TERM);
     let ended = tokio::task::spawn_blocking(move || served.end()).await.unwrap();
@@ -237,7 +237,7 @@ async fn sigterm_drains_and_a_second_one_does_not_wait() {
 }
 
 #[test]
-fn bad_limits_are_refused_at_the_start_with_their_name() {
+fn invalid_limits_are_usage_errors_that_name_the_flag() {
     let dir = tempfile::tempdir().unwrap();
     for (flag, value, word) in [
         ("--max-sockets", "0", "from 1"),
@@ -255,11 +255,11 @@ fn bad_limits_are_refused_at_the_start_with_their_name() {
     }
 }
 
-/// The limit on open files that a shell gives its children.
+/// With the limit on open files that a shell sets for its child processes.
 #[test]
-fn too_few_open_files_are_told_and_enough_are_taken() {
+fn a_low_open_file_limit_is_reported_or_raised() {
     use std::io::{BufRead, BufReader};
-    for (limit, told) in [("ulimit -n 300", true), ("ulimit -Sn 300", false)] {
+    for (limit, warned) in [("ulimit -n 300", true), ("ulimit -Sn 300", false)] {
         let dir = tempfile::tempdir().unwrap();
         let line = format!(
             "{limit}; exec {} serve --listen 127.0.0.1:0 --no-turn --max-sockets 400 \
@@ -274,11 +274,11 @@ fn too_few_open_files_are_told_and_enough_are_taken() {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut said = Vec::new();
+        let mut output = Vec::new();
         for line in lines {
             let line = line.unwrap();
             let listening = line.contains("listening on");
-            said.push(line);
+            output.push(line);
             if listening {
                 break;
             }
@@ -286,14 +286,14 @@ fn too_few_open_files_are_told_and_enough_are_taken() {
         let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id()));
         child.kill().unwrap();
         child.wait().unwrap();
-        let said = said.join("\n");
-        assert_eq!(said.contains("open file limit"), told, "{limit}: {said}");
+        let output = output.join("\n");
+        assert_eq!(output.contains("open file limit"), warned, "{limit}: {output}");
         #[cfg(target_os = "linux")]
         {
             let limits = limits.unwrap();
             let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
             let soft = line.split_whitespace().nth(3).unwrap();
-            assert_eq!(soft, if told { "300" } else { "756" }, "{limit}: {line}");
+            assert_eq!(soft, if warned { "300" } else { "756" }, "{limit}: {line}");
         }
         #[cfg(not(target_os = "linux"))]
         drop(limits);

@@ -1,5 +1,4 @@
-//! The log of `serve`: an event a line, and no secret, SDP, candidate or token in any of them, however
-//! much is logged.
+//! The log of `serve`: one event per line, and never a secret, SDP, candidate or token, at any log level.
 
 use orion_peer::auth::{
     jws::{Key, SigningKeys},
@@ -55,7 +54,7 @@ fn login() -> String {
     SigningKeys::new(vec![key]).unwrap().sign(claims.to_string().as_bytes()).unwrap()
 }
 
-/// Uses every route, well and badly; gives all that must not be logged.
+/// Sends valid and invalid requests to every route; returns everything that must not be logged.
 async fn drive(address: std::net::SocketAddr) -> Vec<String> {
     let login = login();
     let mut secrets: Vec<String> =
@@ -107,7 +106,7 @@ async fn drive(address: std::net::SocketAddr) -> Vec<String> {
     secrets
 }
 
-/// Sends one message of each kind, then something wrong.
+/// Sends one message of each kind, then invalid ones.
 async fn talk(address: std::net::SocketAddr, tokens: &[String]) {
     let mut phone = Client::join(address, None, &tokens[0]).await;
     let mut mac = Client::join(address, None, &tokens[1]).await;
@@ -144,7 +143,7 @@ async fn logged(more: &'static [&'static str]) -> String {
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     let all = [ended.stderr.as_str(), &ended.stdout.join("\n")].concat();
     for secret in &secrets {
-        // Its parts, too: claims alone are enough to tell on somebody.
+        // Also the parts of a token: its claims alone identify a user.
         let parts = secret.split('.').filter(|part| part.len() > 12 || !secret.contains("eyJ"));
         for part in parts.chain([secret.as_str()]).filter(|part| part.len() > 8) {
             assert!(!all.contains(part), "`{part}` is in the log:\n{all}");
@@ -155,7 +154,7 @@ async fn logged(more: &'static [&'static str]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn json_lines_hold_no_secrets_and_tie_a_socket_to_its_request() {
+async fn json_lines_contain_no_secrets_and_link_a_socket_to_its_request() {
     let log = logged(&["--log-format", "json"]).await;
     let lines: Vec<Value> = log
         .lines()
@@ -184,7 +183,7 @@ async fn json_lines_hold_no_secrets_and_tie_a_socket_to_its_request() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn everything_logged_still_holds_no_secrets() {
+async fn the_most_verbose_log_contains_no_secrets() {
     let text = logged(&["--log-format", "text", "-vvvv"]).await;
     assert!(text.lines().any(|line| line.contains("DEBUG")), "everything is logged");
     let json = logged(&["--log-format", "json", "-vvvv"]).await;

@@ -1,5 +1,4 @@
-//! `/metrics`: the text format to the letter, bounded labels, a listener of its own, and the dashboard
-//! that is drawn from it.
+//! `/metrics`: strict text format, bounded labels, a separate listener, and the dashboard that uses it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,17 +8,17 @@ use tokio::net::TcpListener;
 
 use super::{ask, both, server};
 
-/// A family as read from the page.
+/// A metric family as parsed from the page.
 #[derive(Debug, Default)]
 struct Family {
     kind: String,
-    /// Name with labels, and value.
+    /// Name with labels, and value of each sample.
     samples: Vec<(String, f64)>,
 }
 
-/// Reads a page as strictly as `promtool check metrics` does.
+/// Parses a page as strictly as `promtool check metrics` does.
 fn read(page: &str) -> BTreeMap<String, Family> {
-    assert!(page.ends_with('\n'), "the last line is not whole");
+    assert!(page.ends_with('\n'), "the last line is incomplete");
     let mut families = BTreeMap::<String, Family>::new();
     let mut seen = BTreeSet::new();
     let mut current = String::new();
@@ -32,7 +31,7 @@ fn read(page: &str) -> BTreeMap<String, Family> {
             families.insert(current.clone(), Family::default());
         } else if let Some(rest) = line.strip_prefix("# TYPE ") {
             let (name, kind) = rest.split_once(' ').unwrap();
-            assert_eq!(name, current, "a type away from its help");
+            assert_eq!(name, current, "a type does not follow its help");
             assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
             assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
             let family = families.get_mut(name).unwrap();
@@ -66,7 +65,7 @@ fn valid_name(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
 }
 
-/// `{a="x",b="y"}` without anything to escape, or nothing.
+/// `{a="x",b="y"}` without characters that require escaping, or nothing.
 fn valid_labels(labels: &str) -> bool {
     let Some(inner) = labels.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) else {
         return labels.is_empty();
@@ -79,7 +78,7 @@ fn valid_labels(labels: &str) -> bool {
     })
 }
 
-/// Buckets grow, end with `+Inf`, and that is the count.
+/// Checks that buckets do not decrease, and end with `+Inf`, which equals the count.
 fn check_histogram(name: &str, family: &Family) {
     let mut groups = BTreeMap::<String, Vec<(f64, f64)>>::new();
     let mut counts = BTreeMap::new();
@@ -112,7 +111,7 @@ fn body(text: &str) -> &str {
 }
 
 #[tokio::test]
-async fn the_page_is_strict_and_says_what_happened() {
+async fn the_page_is_valid_and_counts_events() {
     let server = server(|_| {}).await;
     let address = server.local_addr();
     let page = async || {
@@ -159,7 +158,7 @@ async fn the_page_is_strict_and_says_what_happened() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_down_shows() {
+async fn a_store_that_is_down_is_visible() {
     let store = orion_peer::pairs::sqlite::SqlitePairs::in_memory().await.unwrap();
     let server = server(|config| config.store = std::sync::Arc::new(store.clone())).await;
     store.close().await;
@@ -171,7 +170,7 @@ async fn a_store_that_is_down_shows() {
 }
 
 #[tokio::test]
-async fn metrics_may_have_a_listener_of_their_own() {
+async fn metrics_may_have_a_separate_listener() {
     let server = server(|config| {
         config.listener.metrics_listen = Some("127.0.0.1:0".parse().unwrap());
         config.listener.tls = Some(Tls::self_signed(&["127.0.0.1".to_owned()]).unwrap());
@@ -194,7 +193,7 @@ async fn metrics_may_have_a_listener_of_their_own() {
     }
 }
 
-/// Words that look like metrics in the expressions of the dashboard.
+/// Names of metrics in an expression of the dashboard.
 fn named(expression: &str) -> Vec<String> {
     expression
         .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
@@ -219,7 +218,7 @@ fn expressions(value: &Value, found: &mut Vec<String>) {
 }
 
 #[tokio::test]
-async fn the_dashboard_names_metrics_that_there_are() {
+async fn the_dashboard_uses_existing_metrics() {
     let server = server(|config| {
         config.listener.tls = Some(Tls::self_signed(&["127.0.0.1".to_owned()]).unwrap());
         config.listener.metrics_listen = Some("127.0.0.1:0".parse().unwrap());
@@ -247,13 +246,13 @@ async fn the_dashboard_names_metrics_that_there_are() {
         .map(Result::unwrap)
         .concat();
     for metric in &metrics {
-        // Those of a part that this server does not have are written in the source.
+        // Metrics of components that this server lacks must occur in the source.
         let elsewhere = ["orion_turn_", "orion_bus_", "orion_twilio_"]
             .iter()
             .any(|part| metric.starts_with(part) && source.contains(&format!("\"{metric}\"")));
         assert!(
             series.contains(metric.as_str()) || elsewhere,
-            "{metric} is on the dashboard and not on the page"
+            "{metric} is on the dashboard, but not on the page"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! TLS of `serve`, as openssl, curl and our own clients see it.
+//! TLS of `serve`, tested with openssl, curl and our own clients.
 
 use std::{path::Path, process::Command, time::Duration};
 
@@ -21,7 +21,7 @@ use crate::{
     run::{Running, run, start},
 };
 
-/// Runs a program of the system to its end, and gives all that it said.
+/// Runs a system program to completion, and returns its output.
 fn tool(program: &str, words: &[&str], dir: &Path) -> (bool, String) {
     let output = Command::new(program)
         .args(words)
@@ -50,20 +50,20 @@ fn pinned(fingerprint: &str) -> Trust {
     Trust::of(&[], &[fingerprint.parse().unwrap()])
 }
 
-/// Works on a thread of its own while the runtime goes on.
+/// Runs blocking work on a separate thread.
 async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.unwrap()
 }
 
 #[test]
-fn a_certificate_made_for_the_run_is_believed_by_its_fingerprint() {
+fn a_self_signed_certificate_is_trusted_by_its_fingerprint() {
     let dir = tempfile::tempdir().unwrap();
     let (server, listening) = serve(dir.path(), &["--tls-self-signed"]);
     let (address, pin) = (text(&listening, "address"), text(&listening, "tlsSha256"));
     assert!(text(&listening, "signalUrl").starts_with("wss://127.0.0.1:"), "{listening}");
     let url = text(&listening, "tokenUrl");
     assert!(url.starts_with("https://127.0.0.1:"), "{listening}");
-    assert!(server.says("TLS").contains(&pin), "people are told, too");
+    assert!(server.says("TLS").contains(&pin), "the fingerprint is also printed");
 
     let fetch = |more: &[&str]| {
         let words = ["token", "fetch", "--json", "--access-token", "dev", "--token-url", &url];
@@ -74,7 +74,10 @@ fn a_certificate_made_for_the_run_is_believed_by_its_fingerprint() {
     fetch(&["--tls-pin", &colons.join(":").to_uppercase()]).well();
     for more in [&[][..], &["--tls-pin", &"0".repeat(64)]] {
         let error = fetch(more).failed(1, "tls");
-        assert!(text(&error, "message").contains(&pin), "what was presented: {error}");
+        assert!(
+            text(&error, "message").contains(&pin),
+            "the presented fingerprint is missing: {error}"
+        );
         assert!(text(&error, "message").contains("localhost"), "{error}");
         assert!(text(&error, "remedy").contains("--tls-pin"), "{error}");
     }
@@ -85,18 +88,18 @@ fn a_certificate_made_for_the_run_is_believed_by_its_fingerprint() {
     assert!(seen.contains("ALPN protocol: http/1.1"), "{seen}");
     assert!(seen.contains("TLSv1.3"), "{seen}");
     let (_, old) = tool("openssl", &[&words[..3], &["-tls1_1"]].concat(), dir.path());
-    assert!(!old.contains("Cipher is ECDHE"), "TLS 1.1 is spoken: {old}");
+    assert!(!old.contains("Cipher is ECDHE"), "TLS 1.1 is accepted: {old}");
 }
 
 #[test]
-fn curl_believes_a_chain_up_to_its_ca_with_each_kind_of_key() {
+fn curl_trusts_a_chain_up_to_its_ca_with_each_kind_of_key() {
     let dir = tempfile::tempdir().unwrap();
     let sh = |line: &str| {
         let (good, said) = tool("bash", &["-euo", "pipefail", "-c", line], dir.path());
         assert!(good, "{line}\n{said}");
     };
     sh("openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=CA -days 2");
-    // A CA between, so that the file holds a chain.
+    // An intermediate CA, so that the file contains a chain.
     sh("openssl req -newkey rsa:2048 -nodes -keyout mid.key -out mid.csr -subj /CN=Mid");
     sh(
         "openssl x509 -req -in mid.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -out mid.pem \
@@ -105,7 +108,7 @@ fn curl_believes_a_chain_up_to_its_ca_with_each_kind_of_key() {
     for (name, make, head) in [
         ("pkcs1", "openssl genrsa -traditional -out pkcs1.key 2048", "BEGIN RSA PRIVATE KEY"),
         ("pkcs8", "openssl genpkey -algorithm ed25519 -out pkcs8.key", "BEGIN PRIVATE KEY"),
-        // With the block of parameters that openssl writes before the key.
+        // With the parameter block that openssl writes before the key.
         ("sec1", "openssl ecparam -name prime256v1 -genkey -out sec1.key", "BEGIN EC PRIVATE KEY"),
     ] {
         sh(make);
@@ -125,7 +128,7 @@ fn curl_believes_a_chain_up_to_its_ca_with_each_kind_of_key() {
         let (good, said) = tool("curl", &words, dir.path());
         assert!(good && said.contains(r#""status":"ok""#), "{name}: {said}");
         let (good, _) = tool("curl", &["-sS", "--noproxy", "*", &url], dir.path());
-        assert!(!good, "{name}: believed without the CA");
+        assert!(!good, "{name}: trusted without the CA");
         let fetch = |more: &[&str]| {
             let url = text(&listening, "tokenUrl");
             let words = ["token", "fetch", "--access-token", "dev", "--token-url", &url];
@@ -154,7 +157,7 @@ fn write_pair(dir: &Path, certificates: &Certificates) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn files_are_read_again_while_sockets_live() {
+async fn files_are_reloaded_while_sockets_live() {
     let dir = tempfile::tempdir().unwrap();
     let (first, second) =
         (Certificates::for_names(&["127.0.0.1"]), Certificates::for_names(&["127.0.0.1"]));
@@ -172,10 +175,13 @@ async fn files_are_read_again_while_sockets_live() {
     served.signal(Signal::HUP);
     served.says("TLS certificate reloaded");
     fetch(address, Some(&new), "phone").await;
-    assert!(dial(address, "127.0.0.1", Some(&old), None).await.is_err(), "the old one is shown");
+    assert!(
+        dial(address, "127.0.0.1", Some(&old), None).await.is_err(),
+        "the old certificate is presented"
+    );
     phone.reaches(&mut mac).await;
 
-    // A key that is not the certificate's: seen without a signal, too.
+    // A key that does not match the certificate is detected without a signal.
     std::fs::write(dir.path().join("key.pem"), &first.key).unwrap();
     let served = aside(move || {
         let said = served.says("cannot reload the TLS certificate; the previous one stays in use");
@@ -189,7 +195,7 @@ async fn files_are_read_again_while_sockets_live() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn turn_takes_the_same_certificate() {
+async fn turn_uses_the_same_certificate() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_owned();
     let (_served, listening) =
@@ -205,7 +211,7 @@ async fn turn_takes_the_same_certificate() {
 }
 
 #[test]
-fn peers_meet_over_wss_and_turns_by_one_fingerprint() {
+fn peers_connect_over_wss_and_turns_by_one_fingerprint() {
     let dir = tempfile::tempdir().unwrap();
     let secret = ["--turn-secret", TURN_SECRET];
     let (_served, listening) =
@@ -241,7 +247,7 @@ fn secured(config: &mut ServerConfig) -> Trust {
 }
 
 #[tokio::test]
-async fn slow_handshakes_and_headers_are_cut_off() {
+async fn slow_handshakes_and_headers_time_out() {
     let mut trust = None;
     let server = server(|config| {
         trust = Some(secured(config));
@@ -250,7 +256,7 @@ async fn slow_handshakes_and_headers_are_cut_off() {
     })
     .await;
     let address = server.local_addr();
-    // Nothing at all, the start of a ClientHello, and half a record header.
+    // Nothing, the start of a ClientHello, and half a record header.
     for part in [&[][..], &[0x16, 3, 1, 0, 200, 1, 0, 0], &[0x16, 3]] {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(part).await.unwrap();
@@ -271,13 +277,13 @@ async fn slow_handshakes_and_headers_are_cut_off() {
 }
 
 #[tokio::test]
-async fn ten_thousand_half_open_connections_are_bounded_and_others_get_through() {
+async fn ten_thousand_half_open_connections_are_limited_and_others_succeed() {
     let limit = 100;
     let mut trust = None;
     let server = server(|config| {
         trust = Some(secured(config));
         config.listener.connections_per_address = Some(limit);
-        // Nothing runs out meanwhile.
+        // No handshake times out during the test.
         config.listener.tls_within = Duration::from_hours(1);
     })
     .await;
@@ -296,7 +302,7 @@ async fn ten_thousand_half_open_connections_are_bounded_and_others_get_through()
         let found = answer.text.lines().find_map(|found| found.strip_prefix(line));
         found.unwrap_or_else(|| panic!("no {line}")).trim().parse::<u32>().unwrap()
     };
-    // This one is from another address.
+    // These requests come from another address.
     while metric("orion_http_connections_refused_total{limit=\"address\"}").await < 10_000 - limit {
         tokio::task::yield_now().await;
     }

@@ -1,4 +1,4 @@
-//! coturn with two secrets, as while one is replaced by the other: it takes what we mint with either.
+//! coturn with two secrets, as during rotation: it accepts credentials created with either.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 
 use crate::{raw_http::request, run::reserved_port};
 
-/// A coturn on loopback; ended by its id.
+/// A coturn on loopback, stopped when dropped.
 struct Coturn {
     child: Child,
     addr: SocketAddr,
@@ -56,7 +56,7 @@ impl Coturn {
             .expect("turnserver is installed (Debian package coturn)");
         let mut coturn = Self { child, addr };
         for _ in 0..600 {
-            // A port that is taken cannot be bound: coturn has it.
+            // If the port cannot be bound, coturn is listening.
             if UdpSocket::bind(addr).is_err() {
                 return coturn;
             }
@@ -66,8 +66,8 @@ impl Coturn {
         panic!("coturn does not listen: {}", fs::read_to_string(&log).unwrap());
     }
 
-    /// Whether coturn's own client gets an allocation with credentials of a token answer.
-    async fn takes(&self, secret: &str) -> bool {
+    /// Whether coturn's own client gets an allocation with the credentials of a token response.
+    async fn accepts(&self, secret: &str) -> bool {
         let mut config = ServerConfig::dev().await.unwrap();
         let url = format!("turn:{}?transport=udp", self.addr);
         let (urls, ttl) = (vec![url], Duration::from_hours(1));
@@ -88,7 +88,7 @@ impl Coturn {
         let turn = &answer.ice_servers[0];
         let username = turn.username.clone().unwrap();
         let until: u64 = username.split(':').next().unwrap().parse().unwrap();
-        assert!(until >= unix_now() + 3590, "good for an hour");
+        assert!(until >= unix_now() + 3590, "valid for an hour");
         let output = tokio::process::Command::new("turnutils_uclient")
             .args(["-y", "-c", "-n", "5", "-m", "1", "-z", "5", "-u", &username])
             .args(["-w", turn.credential.as_deref().unwrap()])
@@ -96,7 +96,7 @@ impl Coturn {
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();
-        // A client that is refused tries again and again.
+        // A rejected client retries indefinitely.
         let Ok(output) = tokio::time::timeout(Duration::from_secs(20), output).await else {
             return false;
         };
@@ -107,10 +107,10 @@ impl Coturn {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn coturn_takes_credentials_by_either_secret() {
+async fn coturn_accepts_credentials_created_with_either_secret() {
     let dir = tempfile::tempdir().unwrap();
     let coturn = Coturn::start(dir.path(), &["north", "south"]);
-    assert!(coturn.takes("north").await, "the current secret");
-    assert!(coturn.takes("south").await, "the previous secret");
-    assert!(!coturn.takes("west").await, "another secret");
+    assert!(coturn.accepts("north").await, "the current secret");
+    assert!(coturn.accepts("south").await, "the previous secret");
+    assert!(!coturn.accepts("west").await, "another secret");
 }

@@ -1,4 +1,4 @@
-//! Twilio's ICE servers in token answers: fetched ahead, renewed, and done without when it fails.
+//! Twilio's ICE servers in token responses: fetched in advance, renewed, and omitted when that fails.
 
 use std::{process::Command, sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ const NOW: u64 = 1_700_000_000;
 const ACCOUNT: &str = "AC0123456789abcdef0123456789abcdef";
 const KEY: &str = "SK0123456789abcdef0123456789abcdef";
 
-/// The shape of a real answer, `ttl` and all.
+/// A response with the structure of a real one.
 fn answer(user: &str, ttl: &str) -> Value {
     let turn = |url: &str| json!({"url": url, "urls": url, "username": user, "credential": format!("hush-{user}")});
     json!({
@@ -64,10 +64,10 @@ async fn service() -> (Stub, TwilioServers) {
 }
 
 #[tokio::test]
-async fn the_request_and_the_answer_are_twilios() {
+async fn request_and_response_match_twilios_api() {
     let (stub, _) = service().await;
     let lease = twilio(&stub).fetch(Duration::from_hours(2)).await.unwrap();
-    assert_eq!(lease.ttl, MAX_TTL, "what Twilio says counts");
+    assert_eq!(lease.ttl, MAX_TTL, "the lifetime in the response takes precedence");
     assert_eq!(lease.servers.len(), 4);
     assert_eq!(lease.servers[0].urls, ["stun:global.stun.twilio.com:3478"]);
     assert_eq!(lease.servers[0].username, None);
@@ -87,7 +87,7 @@ async fn the_request_and_the_answer_are_twilios() {
 }
 
 #[tokio::test]
-async fn other_shapes_are_understood_and_garbage_is_not() {
+async fn other_forms_are_accepted_and_garbage_is_not() {
     let (stub, _) = service().await;
     for servers in [
         json!([{"url": "stun:s:1"}]),
@@ -120,7 +120,7 @@ async fn other_shapes_are_understood_and_garbage_is_not() {
 }
 
 #[tokio::test]
-async fn each_failure_is_told_apart_and_shows_no_secret() {
+async fn failures_are_distinguished_and_show_no_secret() {
     let (stub, _) = service().await;
     let limited = Said { headers: vec![("Retry-After", "7".into())], ..refusal(429, 20429) };
     let slow = Said { pause: Duration::from_secs(20), ..Said::new(201, answer("one", "86400")) };
@@ -141,8 +141,8 @@ async fn each_failure_is_told_apart_and_shows_no_secret() {
         assert!(!format!("{found} {found:?} {:?}", twilio(&stub)).contains("hush"));
         assert!(!found.remedy().is_empty());
     }
-    let nobody = Twilio::new("http://127.0.0.1:1", ACCOUNT, None, Secret::from("s")).unwrap();
-    assert!(matches!(nobody.fetch(MAX_TTL).await, Err(TwilioError::Unreachable(_))));
+    let unreachable = Twilio::new("http://127.0.0.1:1", ACCOUNT, None, Secret::from("s")).unwrap();
+    assert!(matches!(unreachable.fetch(MAX_TTL).await, Err(TwilioError::Unreachable(_))));
     let new = |base: &str, account: &str| Twilio::new(base, account, None, Secret::from("s"));
     assert!(matches!(new("http://api.example", ACCOUNT), Err(TwilioError::Url(_))));
     for account in ["", KEY, "AC12", "AC0123456789abcdef0123456789abcdeg"] {
@@ -151,7 +151,7 @@ async fn each_failure_is_told_apart_and_shows_no_secret() {
 }
 
 #[tokio::test]
-async fn servers_are_renewed_at_half_life_and_never_by_a_request() {
+async fn servers_are_renewed_after_half_their_lifetime_and_never_by_a_request() {
     let (stub, servers) = service().await;
     servers.renew_if_due(NOW).await.unwrap();
     for _ in 0..100 {
@@ -166,21 +166,21 @@ async fn servers_are_renewed_at_half_life_and_never_by_a_request() {
 }
 
 #[tokio::test]
-async fn the_last_good_servers_last_until_shortly_before_their_end() {
+async fn the_last_servers_are_used_until_shortly_before_they_expire() {
     let (stub, servers) = service().await;
     servers.renew_if_due(NOW).await.unwrap();
     stub.say(Said::new(500, ""));
     let mut now = NOW + 43_200;
     assert!(servers.renew_if_due(now).await.is_err());
     let asked = stub.asked().len();
-    assert_eq!(servers.renew_if_due(now + 1).await, Ok(()), "not at once");
+    assert_eq!(servers.renew_if_due(now + 1).await, Ok(()), "not immediately");
     assert_eq!(stub.asked().len(), asked);
     for _ in 0..10 {
         now += 63;
-        assert!(servers.renew_if_due(now).await.is_err(), "at the latest after a minute");
+        assert!(servers.renew_if_due(now).await.is_err(), "after a minute at most");
         assert_eq!(servers.servers(now)[1].username.as_deref(), Some("one"));
     }
-    assert_eq!(servers.servers(NOW + 86_100).len(), 4, "as long as a token lives before the end");
+    assert_eq!(servers.servers(NOW + 86_100).len(), 4, "until a token's lifetime before expiry");
     assert_eq!(servers.servers(NOW + 86_101).len(), 0);
     stub.say(Said::new(201, answer("two", "86400")));
     servers.renew_if_due(NOW + 90_000).await.unwrap();
@@ -188,7 +188,7 @@ async fn the_last_good_servers_last_until_shortly_before_their_end() {
 }
 
 #[tokio::test]
-async fn the_pause_that_twilio_asks_for_is_kept() {
+async fn the_pause_requested_by_twilio_is_observed() {
     let (stub, servers) = service().await;
     stub.say(Said { headers: vec![("Retry-After", "120".into())], ..refusal(429, 20429) });
     assert!(servers.renew_if_due(NOW).await.is_err());
@@ -197,11 +197,11 @@ async fn the_pause_that_twilio_asks_for_is_kept() {
     stub.say(refusal(401, 20003));
     assert!(servers.renew_if_due(NOW + 120).await.is_err());
     assert_eq!(servers.renew_if_due(NOW + 419).await, Ok(()));
-    assert_eq!(stub.asked().len(), 2, "a refusal is not repeated soon");
+    assert_eq!(stub.asked().len(), 2, "a rejected request is not repeated soon");
 }
 
 #[tokio::test]
-async fn token_answers_have_twilios_servers_or_go_without() {
+async fn token_responses_contain_twilios_servers_or_omit_them() {
     let (stub, servers) = service().await;
     stub.say(refusal(500, 20500));
     let servers = Arc::new(servers);
@@ -218,7 +218,7 @@ async fn token_answers_have_twilios_servers_or_go_without() {
         let answer: TokenAnswer = serde_json::from_value(answer.json()).unwrap();
         answer.ice_servers
     };
-    assert_eq!(ask().await.len(), 0, "without, and no 500");
+    assert_eq!(ask().await.len(), 0, "no servers, but not a 500");
     stub.say(Said::new(201, answer("one", "86400")));
     for _ in 0..600 {
         if !servers.servers(unix_now()).is_empty() {
@@ -230,7 +230,7 @@ async fn token_answers_have_twilios_servers_or_go_without() {
     for _ in 0..20 {
         assert_eq!(ask().await[1].credential.as_deref(), Some("hush-one"));
     }
-    assert_eq!(stub.asked().len(), asked, "requests ask Twilio for nothing");
+    assert_eq!(stub.asked().len(), asked, "token requests cause no request to Twilio");
     let metrics = request(server.local_addr(), "GET /metrics", &[], "").await.body;
     for line in [
         "orion_twilio_fetches_total{result=\"ok\"} 1",
@@ -242,7 +242,7 @@ async fn token_answers_have_twilios_servers_or_go_without() {
     assert_ne!(without, Some("orion_twilio_answers_without_total 0"));
 }
 
-/// Runs a command that may not find anything but what it is told.
+/// Runs a command with a clean environment in an empty directory.
 async fn run(words: &[&str]) -> (Option<i32>, String) {
     let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
     tokio::task::spawn_blocking(move || {
@@ -262,7 +262,7 @@ async fn run(words: &[&str]) -> (Option<i32>, String) {
 }
 
 #[tokio::test]
-async fn commands_say_what_is_wrong_with_the_account() {
+async fn commands_report_what_is_wrong_with_the_account() {
     let (stub, _) = service().await;
     let url = stub.url("");
     stub.say(refusal(401, 20003));
@@ -290,7 +290,7 @@ async fn commands_say_what_is_wrong_with_the_account() {
 }
 
 #[tokio::test]
-async fn doctor_looks_at_the_servers_of_the_account() {
+async fn doctor_checks_the_servers_of_the_account() {
     let stun = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let there = format!("stun:{}", stun.local_addr().unwrap());
     let (stub, _) = service().await;

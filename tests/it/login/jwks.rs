@@ -1,4 +1,4 @@
-//! Public keys by URL: cached, refetched, rotated, kept while they cannot be fetched.
+//! Public keys by URL: cached, refetched, rotated, and kept while they cannot be fetched.
 
 use std::{sync::Arc, time::Duration};
 
@@ -46,7 +46,7 @@ fn access_claims(issuer: &str, now: u64) -> Value {
     })
 }
 
-/// A stub with `said`, and access tokens by the keys it publishes.
+/// A stub that responds with `said`, and access tokens verified with the keys it publishes.
 async fn service(said: Said, times: JwksTimes) -> (Stub, AccessTokens) {
     let stub = Stub::start(said).await;
     let jwks = Jwks::new(&stub.url(PATH), times).unwrap();
@@ -63,7 +63,7 @@ fn unavailable<T: std::fmt::Debug>(result: &Result<T, LoginError>) -> bool {
 }
 
 #[tokio::test]
-async fn both_kinds_of_keys_are_taken_and_fetched_once() {
+async fn both_kinds_of_keys_are_accepted_and_fetched_once() {
     let (ec, rsa) = (keys("ec", EC), keys("rsa", RSA));
     let (stub, tokens) = service(set(&[&ec, &rsa]), JwksTimes::default()).await;
     for by in [&ec, &rsa, &ec] {
@@ -97,11 +97,11 @@ async fn claims_of_access_tokens_are_checked() {
         assert!(matches!(answer, Err(LoginError::Refused(_))), "{claims}: {answer:?}");
     }
     let token = ec.sign(access_claims("issuer", NOW).to_string().as_bytes()).unwrap();
-    assert_eq!(tokens.user(&token, NOW).await, Ok("user-1".into()), "and is good without a change");
+    assert_eq!(tokens.user(&token, NOW).await, Ok("user-1".into()), "and accepted unchanged");
 }
 
 #[tokio::test]
-async fn a_new_kid_is_looked_for_but_not_again_and_again() {
+async fn a_new_kid_causes_a_fetch_but_not_repeatedly() {
     let (old, new) = (keys("old", EC), keys("new", RSA));
     let (stub, tokens) = service(set(&[&old]), JwksTimes::default()).await;
     assert!(user(&tokens, &old, NOW).await.is_ok());
@@ -120,11 +120,14 @@ async fn a_new_kid_is_looked_for_but_not_again_and_again() {
     }
     assert_eq!(stub.asked().len(), 2, "invented ids do not flood the service");
     stub.say(set(&[&new]));
-    assert!(user(&tokens, &old, NOW + 640).await.is_err(), "taken out, and gone when refetched");
+    assert!(
+        user(&tokens, &old, NOW + 640).await.is_err(),
+        "removed, and gone after the next fetch"
+    );
 }
 
 #[tokio::test]
-async fn many_at_once_make_one_request() {
+async fn concurrent_lookups_share_one_request() {
     let ec = keys("ec", EC);
     let slow = Said { pause: Duration::from_millis(200), ..set(&[&ec]) };
     let (stub, tokens) = service(slow, JwksTimes::default()).await;
@@ -142,7 +145,7 @@ async fn many_at_once_make_one_request() {
 }
 
 #[tokio::test]
-async fn keys_are_kept_while_they_cannot_be_fetched_but_not_for_ever() {
+async fn keys_are_kept_while_they_cannot_be_fetched_but_not_forever() {
     let (ec, rsa) = (keys("ec", EC), keys("rsa", RSA));
     let (stub, tokens) = service(set(&[&ec]), JwksTimes::default()).await;
     assert!(user(&tokens, &ec, NOW).await.is_ok());
@@ -150,16 +153,19 @@ async fn keys_are_kept_while_they_cannot_be_fetched_but_not_for_ever() {
     assert_eq!(user(&tokens, &ec, NOW + 700).await, Ok("user-1".into()));
     assert_eq!(stub.asked().len(), 2);
     assert_eq!(user(&tokens, &ec, NOW + 703).await, Ok("user-1".into()));
-    assert_eq!(stub.asked().len(), 2, "a service that is down is left alone for a moment");
-    assert!(unavailable(&user(&tokens, &rsa, NOW + 703).await), "nobody can tell of this one");
+    assert_eq!(stub.asked().len(), 2, "a service that is down is not retried immediately");
+    assert!(
+        unavailable(&user(&tokens, &rsa, NOW + 703).await),
+        "the validity of this token is unknown"
+    );
     assert!(user(&tokens, &ec, NOW + 3600).await.is_ok());
-    assert!(unavailable(&user(&tokens, &ec, NOW + 3700).await), "an hour is all");
+    assert!(unavailable(&user(&tokens, &ec, NOW + 3700).await), "an hour at most");
     stub.say(set(&[&ec, &rsa]));
-    assert!(user(&tokens, &rsa, NOW + 3710).await.is_ok(), "and up again");
+    assert!(user(&tokens, &rsa, NOW + 3710).await.is_ok(), "the service is up again");
 }
 
 #[tokio::test]
-async fn what_is_no_key_set_is_an_outage_and_no_refusal() {
+async fn an_invalid_key_set_is_an_outage_not_a_rejection() {
     let ec = keys("ec", EC);
     let brief = JwksTimes { within: Duration::from_millis(300), ..JwksTimes::default() };
     let redirect =
@@ -177,15 +183,15 @@ async fn what_is_no_key_set_is_an_outage_and_no_refusal() {
         let (_stub, tokens) = service(said, brief).await;
         assert!(unavailable(&user(&tokens, &ec, NOW).await), "{what}");
     }
-    let nobody = Jwks::new("http://127.0.0.1:1/jwks.json", brief).unwrap();
-    let tokens = AccessTokens::published(nobody, "issuer".into());
+    let unreachable = Jwks::new("http://127.0.0.1:1/jwks.json", brief).unwrap();
+    let tokens = AccessTokens::published(unreachable, "issuer".into());
     assert!(unavailable(&user(&tokens, &ec, NOW).await));
     for url in ["http://login.example/jwks.json", "ftp://a", "jwks.json"] {
         assert!(Jwks::new(url, brief).is_err(), "{url}");
     }
 }
 
-/// Each key has one algorithm, whatever a token says; a public key is never a secret.
+/// Each key has one algorithm, whatever the token's header says; a public key is never used as a secret.
 #[tokio::test]
 async fn algorithms_cannot_be_confused() {
     let (ec, rsa) = (keys("ec", EC), keys("rsa", RSA));
@@ -212,11 +218,11 @@ async fn algorithms_cannot_be_confused() {
         let answer = tokens.user(&token, NOW).await;
         assert!(matches!(answer, Err(LoginError::Refused(_))), "{token}: {answer:?}");
     }
-    assert!(stub.asked().len() <= 1, "nothing is fetched for what is refused anyway");
+    assert!(stub.asked().len() <= 1, "nothing is fetched for tokens that are rejected anyway");
 }
 
 #[tokio::test]
-async fn a_project_may_use_its_secret_and_its_keys_at_once() {
+async fn a_project_may_use_its_secret_and_its_keys_concurrently() {
     let ec = keys("ec", EC);
     let stub = Stub::start(set(&[&ec])).await;
     let jwks = Jwks::new(&stub.url(PATH), JwksTimes::default()).unwrap();
@@ -244,7 +250,7 @@ fn site_policy() -> Policy {
 }
 
 #[tokio::test]
-async fn signaling_tokens_by_another_site_are_checked_by_its_keys() {
+async fn signaling_tokens_of_another_site_are_verified_with_its_keys() {
     let (site, own) = (keys("site-1", EC), keys("own", RSA));
     let stub = Stub::start(set(&[&site])).await;
     let jwks = Jwks::new(&stub.url("/jwks.json"), JwksTimes::default()).unwrap();
@@ -257,7 +263,7 @@ async fn signaling_tokens_by_another_site_are_checked_by_its_keys() {
     assert!(verifier.check(&mint(&own, &|_| {}), NOW).await.is_ok());
     assert_eq!(stub.asked().len(), 0, "its own keys need no fetch");
     assert!(verifier.check(&mint(&site, &|_| {}), NOW).await.is_ok());
-    assert!(verifier.verify(&mint(&site, &|_| {}), NOW).is_err(), "by its own keys alone");
+    assert!(verifier.verify(&mint(&site, &|_| {}), NOW).is_err(), "with its own keys only");
     for (reason, change) in [
         ("life", &(|claims: &mut Claims| claims.exp = NOW + 301) as &dyn Fn(&mut Claims)),
         ("iss", &|claims| claims.iss = None),
@@ -291,7 +297,7 @@ const UPGRADE: [&str; 4] = [
 ];
 
 #[tokio::test]
-async fn services_that_are_down_are_503_and_bad_tokens_401() {
+async fn unavailable_services_yield_503_and_invalid_tokens_401() {
     let ec = keys("ec", EC);
     let stub = Stub::start(Said::new(503, "")).await;
     let times = JwksTimes { retry_after: 0, refetch_after: 0, ..JwksTimes::default() };
@@ -322,11 +328,15 @@ async fn services_that_are_down_are_503_and_bad_tokens_401() {
     }
     stub.say(set(&[&keys("other", RSA)]));
     let (tokens, socket_answer) = ask().await;
-    assert_eq!((tokens.status, socket_answer.status), (401, 401), "now it is known to be unknown");
+    assert_eq!(
+        (tokens.status, socket_answer.status),
+        (401, 401),
+        "the key is now known not to exist"
+    );
     stub.say(set(&[&ec]));
     let (tokens, socket_answer) = ask().await;
     assert_eq!(socket_answer.status, 101);
-    assert_eq!(tokens.status, 403, "the login is good; user-1 has no pair");
+    assert_eq!(tokens.status, 403, "the login is valid, but user-1 has no pair");
 }
 
 #[tokio::test]
@@ -352,7 +362,7 @@ async fn public_keys_are_published_and_secrets_are_not() {
             "{key}"
         );
     }
-    // What one of our servers publishes, another takes.
+    // One of our servers accepts the keys that another publishes.
     let url = format!("http://{}{path}", server.local_addr());
     let other = Verifier::new(SigningKeys::none(), site_policy())
         .or_by(Jwks::new(&url, JwksTimes::default()).unwrap());

@@ -1,4 +1,4 @@
-//! Signing keys from files: several at once, rotated by SIGHUP, and bad ones refused.
+//! Signing keys from files: several keys, rotation by SIGHUP, and rejection of unusable ones.
 
 use std::{
     fs,
@@ -40,14 +40,14 @@ fn signer(keys: &SigningKeys) -> String {
 }
 
 #[test]
-fn of_a_directory_the_last_private_key_signs_and_all_verify() {
+fn the_last_private_key_of_a_directory_signs_and_all_verify() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("2026-11.pem"), EC).unwrap();
     fs::write(dir.path().join(".hidden"), "not a key").unwrap();
-    // The last by name, and long enough for a secret.
+    // Sorts last by name, and is long enough for a secret.
     fs::write(dir.path().join("README"), "Ask operations before you touch these keys.").unwrap();
     let before = read(&[path(dir.path())]).unwrap();
-    // First the public half is put there, so that all nodes know it.
+    // The public half is added first, so that all nodes know it.
     fs::write(dir.path().join("2026-12.pem"), RSA_PUBLIC).unwrap();
     let announced = read(&[path(dir.path())]).unwrap();
     assert_eq!(announced.keys().len(), 2);
@@ -58,7 +58,7 @@ fn of_a_directory_the_last_private_key_signs_and_all_verify() {
     assert_eq!(
         signer(&rotated),
         announced.keys()[0].kid(),
-        "both halves of a key have one id: nodes that know the public one take its tokens"
+        "both halves of a key have the same id: nodes with the public half accept its tokens"
     );
     let old = before.sign(b"{}").unwrap();
     assert_eq!(rotated.verify(&Jws::parse(&old).unwrap()), Ok(()));
@@ -67,7 +67,7 @@ fn of_a_directory_the_last_private_key_signs_and_all_verify() {
 }
 
 #[test]
-fn texts_files_and_given_ids_go_together() {
+fn texts_files_and_explicit_ids_can_be_combined() {
     let dir = tempfile::tempdir().unwrap();
     let (secret, pem) = (dir.path().join("secret"), dir.path().join("key.pem"));
     fs::write(&secret, format!("{SECRET}\r\n")).unwrap();
@@ -77,11 +77,15 @@ fn texts_files_and_given_ids_go_together() {
     assert_eq!(signer(&keys), "kid-7");
     let text = read(&[KeyOrigin::Text(Secret::from(SECRET))]).unwrap();
     let same = text.sign(b"{}").unwrap();
-    assert_eq!(keys.verify(&Jws::parse(&same).unwrap()), Ok(()), "line ends are not of the secret");
+    assert_eq!(
+        keys.verify(&Jws::parse(&same).unwrap()),
+        Ok(()),
+        "line endings are not part of the secret"
+    );
 }
 
 #[test]
-fn bad_files_are_named_and_not_shown() {
+fn unusable_files_are_named_but_not_shown() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &[u8]| {
         let path = dir.path().join(name);
@@ -108,7 +112,7 @@ fn bad_files_are_named_and_not_shown() {
     }
 }
 
-/// `orion-peer serve` with keys of a directory; ended by its id.
+/// `orion-peer serve` with the keys of a directory, stopped when dropped.
 struct Serving {
     child: Child,
     addr: std::net::SocketAddr,
@@ -167,7 +171,7 @@ impl Serving {
         fs::read_to_string(&self.log).unwrap()
     }
 
-    /// Has it read its keys again, and waits until it says so.
+    /// Makes the server reload its keys, and waits for the log line.
     async fn hang_up(&self, says: &str) {
         let before = self.log().matches(says).count();
         let sent = Command::new("kill").args(["-HUP", &self.child.id().to_string()]).status();
@@ -183,7 +187,7 @@ impl Serving {
 }
 
 #[tokio::test]
-async fn keys_rotate_by_sighup_and_a_bad_file_changes_nothing() {
+async fn sighup_rotates_keys_and_an_unusable_file_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let keys = dir.path().join("keys");
     fs::create_dir(&keys).unwrap();
@@ -213,9 +217,9 @@ async fn keys_rotate_by_sighup_and_a_bad_file_changes_nothing() {
     }
 }
 
-/// What `token mint --secret @FILE` signs, a server with that file takes, and `inspect` knows.
+/// A server with the same file accepts the tokens of `token mint --secret @FILE`, as does `token inspect`.
 #[test]
-fn the_token_command_knows_the_same_keys() {
+fn the_token_command_accepts_the_same_keys() {
     let dir = tempfile::tempdir().unwrap();
     let run = |words: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_orion-peer"))

@@ -1,4 +1,4 @@
-//! An HTTP service of the test: it answers what it is told to, and keeps what it was asked.
+//! An HTTP service for tests with configurable responses, which records requests.
 
 use std::{
     net::SocketAddr,
@@ -14,13 +14,13 @@ use axum::{
 };
 use tokio::{net::TcpListener, task::JoinHandle};
 
-/// What the service answers.
+/// Response of the service.
 #[derive(Debug, Clone)]
 pub struct Said {
     pub status: u16,
     pub headers: Vec<(&'static str, String)>,
     pub body: String,
-    /// Before the answer.
+    /// Delay before the response.
     pub pause: Duration,
 }
 
@@ -31,7 +31,7 @@ impl Said {
     }
 }
 
-/// A request as it came.
+/// A received request.
 #[derive(Debug, Clone)]
 pub struct Asked {
     pub line: String,
@@ -44,7 +44,7 @@ struct Shared {
     asked: Mutex<Vec<Asked>>,
 }
 
-/// The service; it ends with this.
+/// The service; dropping it stops the service.
 pub struct Stub {
     shared: Arc<Shared>,
     addr: SocketAddr,

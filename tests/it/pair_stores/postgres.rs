@@ -1,4 +1,4 @@
-//! A real `PostgreSQL` and a real `PgBouncer`, started here on loopback with data of their own.
+//! A real `PostgreSQL` and a real `PgBouncer`, started on loopback with temporary data.
 
 mod daemon;
 
@@ -15,7 +15,7 @@ use crate::{
     run::{run, start},
 };
 
-/// Nobody looks for revoked pairs within a test.
+/// No polling for revoked pairs during a test.
 const NEVER: Duration = Duration::from_hours(1);
 
 const OFTEN: Duration = Duration::from_millis(100);
@@ -46,7 +46,7 @@ async fn migrated() -> Postgres {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_owner_may_everything_and_nobody_else() {
+async fn only_the_owner_has_all_permissions() {
     let postgres = migrated().await;
     let store = open(&postgres.url("owner"), PASSWORD).await;
     suite(&*store).await;
@@ -60,14 +60,14 @@ async fn the_owner_may_everything_and_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_database_cannot_hold_keeps_nobody_out() {
+async fn values_that_the_database_rejects_do_not_affect_other_clients() {
     let postgres = migrated().await;
     let owner = open(&postgres.url("owner"), PASSWORD).await;
     owner.add(&pair(1, "phone", "mac")).await.unwrap();
     let reader = open(&postgres.url("orion_signaling"), "pw").await;
     let rig = Rig::start(Arc::new(Cached::new(reader, HANG)), NEVER, &uuid(1)).await;
-    rig.nobody_is_kept_out().await;
-    // What is not known to be unholdable is the database's to refuse: one of Latin-1 holds no telephone.
+    rig.other_clients_are_not_affected().await;
+    // Other values are up to the database: one in Latin-1 cannot store a telephone symbol.
     let latin =
         "CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0";
     postgres.sql("owner", latin).await.unwrap();
@@ -85,12 +85,12 @@ async fn what_the_database_cannot_hold_keeps_nobody_out() {
     let rig = Rig::start(Arc::new(Cached::new(latin, HANG)), NEVER, &uuid(1)).await;
     for _ in 0..3 {
         assert_eq!(rig.ask_with(&serde_json::json!({"deviceId": "☎"})).await, 400);
-        assert_eq!((rig.ask().await, rig.knock("tv").await), (200, 403), "at once");
+        assert_eq!((rig.ask().await, rig.knock("tv").await), (200, 403), "immediately");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_many_at_once_one_does_it_and_all_servers_start() {
+async fn exactly_one_of_many_concurrent_operations_succeeds_and_all_servers_start() {
     let postgres = Postgres::start();
     postgres.sql("owner", "CREATE ROLE anon; CREATE ROLE authenticated").await.unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -118,7 +118,7 @@ async fn of_many_at_once_one_does_it_and_all_servers_start() {
     for round in 0..3 {
         at_once::servers(dir.path(), &db, round);
     }
-    // A role that may only read finds the pair that is there.
+    // A read-only role finds the existing pair.
     postgres.sql("owner", "ALTER ROLE orion_signaling LOGIN PASSWORD 'pw'").await.unwrap();
     let reader = open(&postgres.url("orion_signaling"), "pw").await;
     let there = pair(0x40_0000, "together-0", "mac-0");
@@ -126,7 +126,7 @@ async fn of_many_at_once_one_does_it_and_all_servers_start() {
     assert!(reader.ensure(&pair(0x50_0000, "new", "newer")).await.is_err());
 }
 
-/// The binary serves as the reading role, and does not start without a database.
+/// The binary works with the read-only role, and does not start without a database.
 fn served(dir: &Path, mut postgres: Postgres) {
     std::fs::write(dir.join("reader"), "pw\n").unwrap();
     std::fs::write(dir.join("secret"), "0123456789abcdef0123456789abcdef").unwrap();
@@ -145,7 +145,7 @@ fn served(dir: &Path, mut postgres: Postgres) {
     assert!(ended.stderr.contains("no connection within"), "{}", ended.stderr);
 }
 
-/// The role of `serve`: active pairs, the columns it needs, nothing else.
+/// The role of `serve` may read active pairs in the columns it needs, and nothing else.
 async fn reading_role(postgres: &Postgres) {
     let store = open(&postgres.url("orion_signaling"), "pw").await;
     store.ready().await.unwrap();
@@ -166,10 +166,10 @@ async fn reading_role(postgres: &Postgres) {
         let error = postgres.sql("orion_signaling", sql).await.unwrap_err();
         assert!(error.contains("permission denied"), "{sql}: {error}");
     }
-    store.ready().await.expect("another column is no trouble");
+    store.ready().await.expect("another column does not matter");
 }
 
-/// What clients of Supabase may: read their own pairs.
+/// Clients of Supabase may read their own pairs.
 async fn row_level_security(postgres: &Postgres) {
     let own = format!("SET request.jwt.claims = '{{\"sub\":\"{}\"}}'", uuid(1000));
     let other = format!("SET request.jwt.claims = '{{\"sub\":\"{}\"}}'", uuid(1001));
@@ -212,7 +212,7 @@ async fn wrong_passwords(postgres: &Postgres) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_tls_the_database_must_be_the_one_meant() {
+async fn the_certificate_of_the_database_is_verified() {
     let postgres = migrated().await;
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
@@ -227,7 +227,7 @@ async fn over_tls_the_database_must_be_the_one_meant() {
     let at = |query: &str| format!("{}?{query}", postgres.url("orion_signaling"));
     let ready = async |query: &str| open(&at(query), "pw").await.ready().await;
     let trusted = format!("sslmode=verify-full&sslrootcert={ca}");
-    // The server reads its files a moment after it was told to.
+    // The server reloads its files asynchronously.
     for _ in 0..100 {
         if ready(&trusted).await.is_ok() {
             break;
@@ -235,7 +235,7 @@ async fn over_tls_the_database_must_be_the_one_meant() {
         tokio::time::sleep(OFTEN).await;
     }
     ready(&trusted).await.unwrap();
-    ready("sslmode=require").await.expect("TLS with whomever");
+    ready("sslmode=require").await.expect("TLS without verification");
     for (query, cause) in [
         (format!("sslmode=verify-full&sslrootcert={other}"), "sslrootcert=FILE"),
         ("sslmode=verify-full".to_owned(), "sslrootcert=FILE"),
@@ -247,14 +247,14 @@ async fn over_tls_the_database_must_be_the_one_meant() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_transaction_mode_pooler_is_no_trouble() {
+async fn a_transaction_mode_pooler_works() {
     let postgres = migrated().await;
     let pooler = PgBouncer::start(&postgres);
     let url = format!("{}?pgbouncer=true", pooler.url("owner"));
     let store = open(&url, PASSWORD).await;
     suite(&*store).await;
     assert!(store.hints().is_none(), "there is no LISTEN through a pooler");
-    // More clients than server connections: what a query needs must not be left on one of them.
+    // More clients than server connections: a query must not depend on the state of one of them.
     let other = open(&url, PASSWORD).await;
     let tasks = (0..16).map(|n| {
         let store = Arc::clone(if n % 2 == 0 { &store } else { &other });
@@ -278,7 +278,7 @@ async fn a_transaction_mode_pooler_is_no_trouble() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_outage_refuses_newcomers_and_leaves_the_rest_alone() {
+async fn an_outage_rejects_new_clients_and_keeps_existing_sockets() {
     let mut postgres = migrated().await;
     let owner = open(&postgres.url("owner"), PASSWORD).await;
     owner.add(&pair(1, "phone", "mac")).await.unwrap();
@@ -290,7 +290,7 @@ async fn an_outage_refuses_newcomers_and_leaves_the_rest_alone() {
     assert_eq!(rig.ask().await, 200);
 
     postgres.kill();
-    // A third device, for those of the pair would take over from the live sockets.
+    // A third device, because those of the pair would replace the live sockets.
     rig.until(503, "tv").await;
     assert_eq!(rig.knock("phone").await, 503, "not from the cache, either");
     rig.reaches(&mut phone, &mut mac).await;
@@ -311,18 +311,18 @@ async fn an_outage_refuses_newcomers_and_leaves_the_rest_alone() {
     assert_eq!(rig.knock("phone").await, 403);
 }
 
-/// Waits until a stranger is a stranger again and not an outage.
+/// Waits until a foreign device is rejected with 403 again instead of 503.
 async fn recovered(rig: &Rig) {
     let see = async {
         while rig.knock("tv").await != 403 || rig.ask().await != 200 {
             tokio::time::sleep(OFTEN).await;
         }
     };
-    timeout(3 * HANG, see).await.expect("the recovery is never noticed");
+    timeout(3 * HANG, see).await.expect("the recovery is not detected");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_revocation_is_told_and_need_not_be_looked_for() {
+async fn a_revocation_is_notified_without_polling() {
     let mut postgres = migrated().await;
     let owner = open(&postgres.url("owner"), PASSWORD).await;
     for (number, device) in [(1, "phone"), (2, "phone-2"), (3, "phone-3")] {
@@ -334,20 +334,24 @@ async fn a_revocation_is_told_and_need_not_be_looked_for() {
     assert_eq!(next().await, Hint::Any, "listening from now on");
     let store: Arc<dyn PairStore> = Arc::new(Cached::new(reader, HANG));
     let rig = Rig::start(store, NEVER, &uuid(1)).await;
-    // The server, too, must be listening: its connection is there when its own hint came round.
+    // The server must be listening as well, on a second connection.
     postgres.until_listening(2).await;
     let mut phone = rig.join("phone").await;
     assert!(owner.revoke(&uuid(1).as_str().into(), 1_800_000_000).await.unwrap());
     phone.is_revoked().await;
     assert_eq!(next().await, Hint::Pair(uuid(1).as_str().into()));
-    assert_eq!(rig.knock("phone").await, 403, "the cache has heard of it, too");
+    assert_eq!(rig.knock("phone").await, 403, "the cache entry is invalidated, too");
 
     postgres.sql("owner", "UPDATE device_pairs SET created_at = now()").await.unwrap();
     postgres
         .sql("owner", &format!("DELETE FROM device_pairs WHERE id = '{}'", uuid(2)))
         .await
         .unwrap();
-    assert_eq!(next().await, Hint::Pair(uuid(2).as_str().into()), "not of a harmless change");
+    assert_eq!(
+        next().await,
+        Hint::Pair(uuid(2).as_str().into()),
+        "no notification of an unrelated change"
+    );
 
     postgres.kill();
     postgres.restart();

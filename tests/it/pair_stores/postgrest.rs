@@ -1,4 +1,4 @@
-//! Supabase's REST interface, by a server that reads `PostgREST`'s filters, and its failures.
+//! Supabase's REST interface and its failures, with a stub that interprets `PostgREST`'s filters.
 
 mod stub;
 
@@ -24,7 +24,7 @@ async fn supabase() {
 }
 
 #[tokio::test]
-async fn a_key_that_may_not_write_is_told_so() {
+async fn a_read_only_key_gets_an_error_for_writes() {
     let stub = Stub::start().await;
     let (service, reader) = (open(&stub.url, SERVICE_KEY).await, open(&stub.url, READER_KEY).await);
     service.add(&pair(1, "phone", "mac")).await.unwrap();
@@ -39,7 +39,7 @@ async fn a_key_that_may_not_write_is_told_so() {
 }
 
 #[tokio::test]
-async fn what_goes_wrong_is_told_and_the_key_is_not() {
+async fn failures_are_reported_without_the_key() {
     let stub = Stub::start().await;
     let store = open(&stub.url, SERVICE_KEY).await;
     store.add(&pair(1, "phone", "mac")).await.unwrap();
@@ -67,22 +67,22 @@ async fn what_goes_wrong_is_told_and_the_key_is_not() {
         assert!(!error.contains(SERVICE_KEY) && !error.contains(&uuid(1)), "{name}: {error}");
         assert!(store.ready().await.is_err() || name.contains(r#"\"x\""#), "{name}");
     }
-    assert_eq!(stub.redirected(), 0, "the key went along a redirect");
+    assert_eq!(stub.redirected(), 0, "the key was sent along a redirect");
     stub.set(Mode::Rows);
     assert!(store.active_pair(&uuid(1).as_str().into()).await.unwrap().is_some());
     let error = open(&stub.url, "sb_secret_other").await.ready().await.unwrap_err().to_string();
     assert!(error.contains("check --db-key") && !error.contains("sb_secret"), "{error}");
 }
 
-/// Errors about a value are those of one request: `PostgREST`'s with the database's code, and a 4xx of
-/// whatever stands before it.
+/// Errors about a value affect one request only: those of `PostgREST` with a code of the database, and a 4xx
+/// from any proxy in front of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_one_client_sends_is_no_outage_for_the_others() {
+async fn a_rejected_value_of_one_client_is_not_an_outage_for_others() {
     let stub = Stub::start().await;
     let store = open(&stub.url, SERVICE_KEY).await;
     store.add(&pair(1, "phone", "mac")).await.unwrap();
     let rig = Rig::start(Arc::new(Cached::new(store, HANG)), HANG, &uuid(1)).await;
-    rig.nobody_is_kept_out().await;
+    rig.other_clients_are_not_affected().await;
     let nul = r#"{"code":"22021","message":"invalid byte sequence for encoding","details":null}"#;
     let filter = r#"{"code":"PGRST100","message":"failed to parse filter"}"#;
     for (number, mode) in [
@@ -101,7 +101,7 @@ async fn what_one_client_sends_is_no_outage_for_the_others() {
         let odd = serde_json::json!({"deviceId": format!("odd-{number}")});
         assert_eq!(rig.ask_with(&odd).await, 400, "{name}");
         stub.set(Mode::Rows);
-        // At once: there is no pause to wait for.
+        // Immediately, without a pause.
         assert_eq!((rig.ask().await, rig.knock("tv").await), (200, 403), "{name}");
     }
     let column = r#"{"code":"42703","message":"column does not exist"}"#;
@@ -109,7 +109,7 @@ async fn what_one_client_sends_is_no_outage_for_the_others() {
         let name = format!("{mode:?}");
         stub.set(mode);
         let asked = serde_json::json!({"deviceId": "another"});
-        assert_eq!(rig.ask_with(&asked).await, 503, "{name}: whatever is asked");
+        assert_eq!(rig.ask_with(&asked).await, 503, "{name}: for every request");
         stub.set(Mode::Rows);
         while rig.ask().await != 200 {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -118,7 +118,7 @@ async fn what_one_client_sends_is_no_outage_for_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_many_at_once_one_does_it() {
+async fn exactly_one_of_many_concurrent_operations_succeeds() {
     let stub = Stub::start().await;
     let mut stores = Vec::new();
     for _ in 0..4 {
@@ -127,9 +127,9 @@ async fn of_many_at_once_one_does_it() {
     at_once::suite(&stores).await;
 }
 
-/// An answer for another question must not open a room.
+/// A response to another query must not open a room.
 #[tokio::test]
-async fn another_pair_in_the_answer_is_no_pair() {
+async fn another_pair_in_the_response_is_rejected() {
     let stub = Stub::start().await;
     let store = open(&stub.url, SERVICE_KEY).await;
     let row = |id: &str, status: &str| {

@@ -1,4 +1,4 @@
-//! A server on a given store, a phone and a Mac on it.
+//! A server with a given store, and a phone and a Mac connected to it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ use tokio_tungstenite::{
 use super::uuid;
 use crate::raw_http::{HANG, request};
 
-/// One user whatever the token.
+/// The same user for every token.
 struct OneUser;
 
 #[async_trait::async_trait]
@@ -37,7 +37,7 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// A server that looks for revoked pairs every `poll`; its pair is `id`.
+    /// A server that polls for revoked pairs every `poll`; its pair is `id`.
     pub async fn start(store: Arc<dyn PairStore>, poll: Duration, id: &str) -> Self {
         let mut config = ServerConfig::dev().await.unwrap();
         config.store = store;
@@ -78,14 +78,14 @@ impl Rig {
         request(self.server.local_addr(), &line, &headers, &body.to_string()).await.status
     }
 
-    /// Sends what no store can hold, again and again, and sees that others are served all the same.
-    pub async fn nobody_is_kept_out(&self) {
+    /// Repeatedly sends values that no store accepts, and checks that other clients are still served.
+    pub async fn other_clients_are_not_affected(&self) {
         let there = || self.server.signaling().counters().store.is_up();
         for _ in 0..3 {
             assert_eq!(self.ask_with(&json!({"deviceId": "a\u{0}b"})).await, 400);
             let named = json!({"deviceId": "phone", "pairId": "a\u{0}b"});
             assert_eq!(self.ask_with(&named).await, 400);
-            assert_eq!(self.knock("a\u{0}b").await, 401, "a token for no device");
+            assert_eq!(self.knock("a\u{0}b").await, 401, "a token with an invalid device id");
             assert_eq!((self.ask().await, self.knock("tv").await, there()), (200, 403, true));
         }
     }
@@ -94,7 +94,7 @@ impl Rig {
         request(self.server.local_addr(), "GET /readyz", &[], "").await.status
     }
 
-    /// Waits until the store is seen to be down, or up: tokens, handshakes and health say so.
+    /// Waits until tokens, handshakes and health all show that the store is down, or up.
     pub async fn until(&self, status: u16, device: &str) {
         let joined = if status == 200 { 101 } else { status };
         let see = async {
@@ -105,7 +105,7 @@ impl Rig {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        timeout(3 * HANG, see).await.unwrap_or_else(|_| panic!("it is never {status}"));
+        timeout(3 * HANG, see).await.unwrap_or_else(|_| panic!("the status is never {status}"));
     }
 
     pub async fn join(&self, device: &str) -> Client {
@@ -128,7 +128,7 @@ impl Rig {
         (phone, mac)
     }
 
-    /// Sends an offer through.
+    /// Sends an offer and waits until it arrives.
     pub async fn reaches(&self, from: &mut Client, to: &mut Client) {
         let offer = json!({"t": "offer", "pairId": self.id, "sdp": "there?"}).to_string();
         from.ws.send(Frame::text(offer)).await.unwrap();
@@ -142,7 +142,7 @@ pub struct Client {
 
 impl Client {
     async fn frame(&mut self) -> Frame {
-        let next = timeout(3 * HANG, self.ws.next()).await.expect("nothing comes");
+        let next = timeout(3 * HANG, self.ws.next()).await.expect("no frame arrives");
         next.expect("the socket ended").unwrap()
     }
 
@@ -156,7 +156,7 @@ impl Client {
         }
     }
 
-    /// Reads to the close frame, which is 4503; a peer that was there has left before it.
+    /// Reads up to the close frame, which must be 4503; `peer-left` may precede it.
     pub async fn is_revoked(&mut self) {
         loop {
             match self.frame().await {

@@ -1,4 +1,4 @@
-//! Starts, stops, freezes and ends the daemons. `PostgreSQL` refuses to run as root: it then runs as
+//! Starts, stops, freezes and kills the daemons. `PostgreSQL` refuses to run as root; in that case it runs as
 //! the user of Debian's package.
 
 use std::{
@@ -17,15 +17,15 @@ use tokio::time::timeout;
 
 use crate::{certificates::Certificates, raw_http::HANG};
 
-/// Of the role `owner`.
+/// Password of the role `owner`.
 pub const PASSWORD: &str = "owner's pass:word@/?%";
 
-/// A port nobody listens on.
+/// A free TCP port.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// The user for daemons that refuse root; none when this is not root.
+/// The user for daemons that refuse to run as root; `None` if this process is not root.
 fn other_user() -> Option<(u32, u32)> {
     if !rustix::process::geteuid().is_root() {
         return None;
@@ -37,7 +37,7 @@ fn other_user() -> Option<(u32, u32)> {
     Some((ids.next().unwrap(), ids.next().unwrap()))
 }
 
-/// A directory of that user.
+/// A directory owned by that user.
 fn directory() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     own(dir.path());
@@ -81,7 +81,7 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// A new, empty database of the role `owner`.
+    /// A new, empty database owned by the role `owner`.
     pub fn start() -> Self {
         let (dir, port) = (directory(), free_port());
         let file = dir.path().join("password");
@@ -114,7 +114,7 @@ impl Postgres {
         panic!("{}", fs::read_to_string(self.dir.path().join("log")).unwrap());
     }
 
-    /// Speaks TLS from now on, and nothing else.
+    /// Accepts only TLS connections from now on.
     pub async fn only_tls(&self, certificates: &Certificates) {
         use std::os::unix::fs::PermissionsExt;
         let data = self.dir.path().join("data");
@@ -134,17 +134,17 @@ impl Postgres {
         self.sql("owner", "SELECT pg_reload_conf()").await.unwrap();
     }
 
-    /// URL of its database for a role, without a password.
+    /// URL of the database for a role, without a password.
     pub fn url(&self, role: &str) -> String {
         format!("postgres://{role}@127.0.0.1:{}/postgres", self.port)
     }
 
-    /// Runs statements as a role; the number of rows, or what the server said.
+    /// Runs statements as a role; returns the number of rows, or the server's error.
     pub async fn sql(&self, role: &str, sql: &str) -> Result<usize, String> {
         self.sql_after(role, "SELECT 1", sql).await
     }
 
-    /// The same after another statement in that session.
+    /// Like [`Self::sql`], after another statement in the same session.
     pub async fn sql_after(&self, role: &str, before: &str, sql: &str) -> Result<usize, String> {
         let password = if role == "owner" { PASSWORD } else { "pw" };
         let options = self.url(role).parse::<sqlx::postgres::PgConnectOptions>().unwrap();
@@ -157,7 +157,7 @@ impl Postgres {
         rows.map(|rows| rows.len()).map_err(|error| error.to_string())
     }
 
-    /// Waits until so many connections listen.
+    /// Waits until `count` connections listen.
     pub async fn until_listening(&self, count: usize) {
         let sql = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%'";
         let see = async {
@@ -165,22 +165,22 @@ impl Postgres {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        timeout(HANG, see).await.expect("nobody listens");
+        timeout(HANG, see).await.expect("too few connections listen");
     }
 
-    /// Ends it at once, as a crash would.
+    /// Kills the server immediately, like a crash.
     pub fn kill(&mut self) {
         signal(self.child.id(), Signal::QUIT);
         self.child.wait().unwrap();
     }
 
-    /// Starts it again after [`Self::kill`].
+    /// Restarts the server after [`Self::kill`].
     pub fn restart(&mut self) {
         self.child = spawn(&self.dir, self.port);
         self.wait();
     }
 
-    /// All its processes stand still: connections stay, and nothing is answered.
+    /// Stops all its processes: connections stay open, but nothing is answered.
     pub fn freeze(&self) {
         self.signal_all(Signal::STOP);
     }
@@ -215,7 +215,7 @@ fn spawn(dir: &TempDir, port: u16) -> Child {
         .unwrap()
 }
 
-/// A process that has ended already cannot be signaled.
+/// Signals a process; one that has already ended is ignored.
 fn signal(pid: u32, what: Signal) {
     let _ = kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), what);
 }

@@ -1,5 +1,5 @@
-//! As much of `PostgREST` as the store speaks, strictly: filters, projection, order, paging,
-//! `Prefer`, keys, the table's rules. What it does not know it refuses.
+//! A strict implementation of the part of `PostgREST` that the store uses: filters, projection, order, paging,
+//! `Prefer`, keys, the table's constraints. It rejects everything else.
 
 use std::{
     cmp::Ordering,
@@ -19,19 +19,19 @@ use axum::{
 };
 use serde_json::{Map, Value, json};
 
-/// May everything.
+/// Key with all permissions.
 pub const SERVICE_KEY: &str = "sb_secret_service";
 
-/// May read; row-level security hides all rows from its changes.
+/// Read-only key: row-level security hides all rows from its changes.
 pub const READER_KEY: &str = "sb_publishable_reader";
 
-/// Rows in one answer at most (Supabase's setting "max rows").
+/// Maximum number of rows in a response (Supabase's setting "max rows").
 const MAX_ROWS: usize = 3;
 
 const COLUMNS: [&str; 7] =
     ["id", "user_id", "mac_device_id", "ios_device_id", "status", "created_at", "revoked_at"];
 
-/// How the server answers.
+/// Behavior of the server.
 #[derive(Debug, Clone)]
 pub enum Mode {
     Rows,
@@ -74,7 +74,7 @@ impl Stub {
         *self.shared.mode.lock().unwrap() = mode;
     }
 
-    /// Requests that came along a redirect.
+    /// Number of requests that followed a redirect.
     pub fn redirected(&self) -> usize {
         self.shared.redirected.load(Relaxed)
     }
@@ -91,7 +91,7 @@ async fn axum_serve(listener: tokio::net::TcpListener, router: Router) {
     }
 }
 
-/// An error answer: status, code, message.
+/// An error response: status, code, message.
 type Refusal = (u16, &'static str, String);
 
 fn refuse<T>(status: u16, code: &'static str, message: impl Into<String>) -> Result<T, Refusal> {
@@ -180,7 +180,7 @@ fn rows(
     Ok((StatusCode::OK, query.project(shown, true)))
 }
 
-/// A row as it would come out of the database: times with an offset.
+/// A row as the database would return it: times with an offset.
 fn object(body: &[u8]) -> Result<Row, Refusal> {
     let Ok(mut row) = serde_json::from_slice::<Row>(body) else {
         return refuse(400, "PGRST102", "Empty or invalid json");
@@ -215,7 +215,7 @@ fn add(table: &mut Vec<Row>, row: &Row) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Column, operator, whether the value is one of these (or, for `neq`, is not).
+/// Whether a column has one of the values or, if negated (`neq`), none of them.
 #[derive(Debug)]
 struct Condition {
     column: String,
@@ -225,7 +225,7 @@ struct Condition {
 
 #[derive(Debug, Default)]
 struct Query {
-    /// All must hold; each holds when one of its conditions does.
+    /// All must match; each matches when one of its conditions does.
     filters: Vec<Vec<Condition>>,
     select: Vec<String>,
     order: Vec<String>,
@@ -273,7 +273,7 @@ impl Query {
         rows.into_iter().skip(self.offset).take(limit).collect()
     }
 
-    /// The columns asked for; nothing unless the rows were asked for.
+    /// The selected columns; nothing unless a representation was requested.
     fn project(&self, rows: Vec<Row>, representation: bool) -> Vec<Value> {
         if !representation {
             return Vec::new();
@@ -328,13 +328,13 @@ fn either(text: &str) -> Result<Vec<Condition>, Refusal> {
     parts.into_iter().map(one).collect()
 }
 
-/// `("a","b")`, quotes or not.
+/// `("a","b")`, with or without quotes.
 fn listed(text: &str) -> Result<Vec<String>, Refusal> {
     let parts = split(text)?;
     Ok(parts.into_iter().map(|(plain, quoted)| quoted.unwrap_or(plain)).collect())
 }
 
-/// The parts of `(…,…)`: what stands before the quotes, and what in them, if there are any.
+/// The parts of `(…,…)`: the text before the quotes, and the text inside them, if any.
 fn split(text: &str) -> Result<Vec<(String, Option<String>)>, Refusal> {
     let wrong = || (400, "PGRST100", format!("failed to parse ({text})"));
     let inner = text.strip_prefix('(').and_then(|text| text.strip_suffix(')')).ok_or_else(wrong)?;
@@ -356,7 +356,7 @@ fn split(text: &str) -> Result<Vec<(String, Option<String>)>, Refusal> {
                 *quoted = Some(value);
             }
             '"' | '(' | ')' => return Err(wrong()),
-            // After the quotes there is a comma, or the end.
+            // Quotes must be followed by a comma or the end.
             _ if quoted.is_some() => return Err(wrong()),
             other => plain.push(other),
         }
