@@ -309,7 +309,7 @@ impl PairStore for PostgresPairs {
 
     async fn ready(&self) -> Result<(), StoreError> {
         let query = sqlx::query("SELECT id FROM public.device_pairs LIMIT 1");
-        self.rows("ask", query).await.map(|_| ())
+        self.rows("read the table", query).await.map(|_| ())
     }
 
     fn hints(&self) -> Option<mpsc::Receiver<Hint>> {

@@ -309,6 +309,6 @@ impl PairStore for RestPairs {
 
     async fn ready(&self) -> Result<(), StoreError> {
         let query = [("select", "id".to_owned()), ("limit", "1".to_owned())];
-        self.get::<IdJson>("ask", &query).await.map(|_| ())
+        self.get::<IdJson>("read the table", &query).await.map(|_| ())
     }
 }

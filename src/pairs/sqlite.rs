@@ -284,7 +284,7 @@ impl PairStore for SqlitePairs {
             .fetch_optional(&self.pool)
             .await
             .map(|_| ())
-            .map_err(query("ask"))
+            .map_err(query("read the table"))
     }
 }
 

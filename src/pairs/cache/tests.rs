@@ -24,10 +24,10 @@ impl Counted {
     fn count_query(&self) -> Result<(), StoreError> {
         self.queries.fetch_add(1, Ordering::SeqCst);
         if self.down.load(Ordering::SeqCst) {
-            return Err(StoreError::query("ask", "down"));
+            return Err(StoreError::query("read the table", "down"));
         }
         if self.refusing.load(Ordering::SeqCst) {
-            return Err(StoreError::value("ask", "invalid byte sequence"));
+            return Err(StoreError::value("read the table", "invalid byte sequence"));
         }
         Ok(())
     }

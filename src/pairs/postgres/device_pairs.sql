@@ -1,9 +1,9 @@
 -- The pairs of phones and Macs in PostgreSQL, as `orion-peer serve` reads them. For a Supabase
--- project or a PostgreSQL of one's own; safe to apply again, and in one transaction.
+-- project or any other PostgreSQL server. It may be applied repeatedly, and in one transaction.
 --
--- Who may do what:
+-- Permissions:
 --   the table's owner, Supabase's service_role   everything
---   orion_signaling (for `serve --db`)           reads active pairs, in the columns below only
+--   orion_signaling (for `serve --db`)           reads active pairs, only in the columns below
 --   authenticated                                reads its own pairs
 --   anon                                         nothing
 
@@ -26,7 +26,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS one_active_pair_of_two_devices
 CREATE INDEX IF NOT EXISTS pairs_of_a_user ON public.device_pairs (user_id);
 
 -- The role of `serve`. Give it a login: ALTER ROLE orion_signaling LOGIN PASSWORD '...';
--- Roles are those of all databases of a server: another one may be prepared at the same moment.
+-- Roles belong to the server, not to a database: a concurrent migration may create it first.
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'orion_signaling') THEN
@@ -48,7 +48,7 @@ DROP POLICY IF EXISTS signaling_reads_active_pairs ON public.device_pairs;
 CREATE POLICY signaling_reads_active_pairs ON public.device_pairs
     FOR SELECT TO orion_signaling USING (status = 'active');
 
--- Supabase's roles, where they are. Its default privileges grant them everything on a new table.
+-- Supabase's roles, if they exist. Its default privileges grant them everything on a new table.
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'anon') THEN
@@ -58,7 +58,7 @@ BEGIN
         REVOKE ALL ON public.device_pairs FROM authenticated;
         GRANT SELECT ON public.device_pairs TO authenticated;
         DROP POLICY IF EXISTS users_read_their_own_pairs ON public.device_pairs;
-        -- What auth.uid() returns, once for a query and not once for a row.
+        -- The value of auth.uid(), evaluated once per query instead of once per row.
         CREATE POLICY users_read_their_own_pairs ON public.device_pairs
             FOR SELECT TO authenticated
             USING (user_id = (SELECT (nullif(current_setting('request.jwt.claims', true), '')
@@ -70,7 +70,7 @@ BEGIN
 END
 $$;
 
--- Tells `serve` at once that a pair has ended. The message is the id and no more: a hint to look.
+-- Notifies `serve` immediately that a pair has ended. The payload is only the id: a hint to check.
 CREATE OR REPLACE FUNCTION public.device_pair_ended() RETURNS trigger
 LANGUAGE plpgsql SET search_path = '' AS $$
 BEGIN

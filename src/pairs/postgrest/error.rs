@@ -38,7 +38,7 @@ pub(super) fn broken(error: &reqwest::Error) -> String {
 pub(super) fn refused(operation: &'static str, status: StatusCode, body: &[u8]) -> StoreError {
     let error: ErrorJson = serde_json::from_slice(body).unwrap_or_default();
     let text: String = error.message.chars().filter(|c| !c.is_control()).take(MAX_TEXT).collect();
-    // Classes 23 (broken rules) and 42 of PostgreSQL's appendix A, and PostgREST's own.
+    // Codes of classes 23 (integrity constraint violation) and 42 in PostgreSQL's appendix A.
     match error.code.as_str() {
         "23505" => return StoreError::Rule { id: PairId::from(""), rule: TAKEN.to_owned() },
         "23514" | "23502" => {
