@@ -1,7 +1,7 @@
 //! `orion-peer`: a headless WebRTC peer and test harness for the Orion pipeline, one H.264 keyframe
 //! every few seconds from a phone to a Mac.
 //!
-//! [`guide`] is the handbook: how to use it, what it speaks, what its output means.
+//! [`guide`] is the handbook: usage, wire contract, and the meaning of the output.
 //!
 //! # Layout
 //!

@@ -270,17 +270,17 @@ fn conclude(delivery: &Delivery, queue: Queue, known: Option<PathRate>) -> Asses
 /// The assessment of many keyframes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Overall {
-    /// Keyframes examined.
+    /// Number of keyframes assessed.
     pub of: u64,
     /// The most frequent bottleneck among keyframes with a known one.
     pub limit: Limit,
     /// Number of keyframes with that bottleneck.
     pub count: u64,
-    /// Whether it is certain for at least one of them.
+    /// Whether the bottleneck is certain for at least one of these keyframes.
     pub sure: bool,
-    /// Median of the time from the first packet to the last, of those.
+    /// Median of the time from the first packet to the last, over these keyframes.
     pub spread: Duration,
-    /// Median rate of those, bits/s.
+    /// Median rate of these keyframes, bits/s.
     pub rate: Option<u64>,
     /// Median rate of the path.
     pub path: Option<PathRate>,
@@ -288,7 +288,7 @@ pub struct Overall {
     pub least: Option<Duration>,
     /// Median part of the spread due to retransmissions.
     pub repair: Duration,
-    /// Whether most of those arrived in bursts like those of libwebrtc's pacer.
+    /// Whether most of these keyframes arrived in bursts like those of libwebrtc's pacer.
     pub libwebrtc: bool,
     /// Median size of all access units, bytes.
     pub bytes: u64,
@@ -296,7 +296,7 @@ pub struct Overall {
     pub pixels: Option<u64>,
 }
 
-/// Summarizes keyframes; none if there are none.
+/// Summarizes keyframes; `None` if there are no keyframes.
 #[must_use]
 pub fn summarize<'k>(
     keyframes: impl IntoIterator<Item = (&'k ArrivedKeyframe, &'k Assessment)>,

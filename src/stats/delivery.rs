@@ -132,7 +132,7 @@ fn bursts(arrivals: &[Arrival], gaps: &[Duration]) -> Option<Bursts> {
     Some(Bursts { rate: usual.map_or(rate, |usual| usual.min(rate)), longest, period })
 }
 
-/// Median of values, the lower one of two; none if there are none.
+/// Median of the values, the lower of two middle ones; `None` if there are no values.
 pub(super) fn median<T: Copy + Ord>(mut values: Vec<T>) -> Option<T> {
     values.sort_unstable();
     values.get(values.len().saturating_sub(1) / 2).copied()

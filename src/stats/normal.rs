@@ -1,8 +1,8 @@
 //! Quantiles of the standard normal and of Student's t distribution.
 //!
 //! Normal: the rational approximation of P. J. Acklam (2003), relative error below 1.2e-9. Student's t:
-//! the Cornish-Fisher expansion of Abramowitz and Stegun 26.7.5, good to 1 % from 5 degrees of freedom
-//! on; below that it is too small in the far tails, and should not be used.
+//! the Cornish-Fisher expansion of Abramowitz and Stegun 26.7.5, accurate to 1 % for at least 5 degrees of
+//! freedom; with fewer, it is too small in the far tails and should not be used.
 
 const A: [f64; 6] = [
     -3.969_683_028_665_376e1,
@@ -71,7 +71,7 @@ pub fn normal_quantile(probability: f64) -> f64 {
 #[must_use]
 pub fn normal_probability(value: f64) -> f64 {
     let (mut low, mut high) = (0.0, 1.0);
-    // Each round halves the interval; 60 are more than precise enough.
+    // Each iteration halves the interval; 60 are more than precise enough.
     for _ in 0..60 {
         let middle = f64::midpoint(low, high);
         if normal_quantile(middle) < value {

@@ -150,7 +150,7 @@ fn an_evenly_paced_sender_shows_by_pings_alone() {
     let even = Model { burst: Duration::ZERO, ..DEFAULTS };
     let overall = even.overall();
     assert_eq!((overall.limit, overall.sure, overall.libwebrtc), (Limit::Sender, true, false));
-    assert_eq!(mbit(overall.path), (1.0, true), "more was not keyframes");
+    assert_eq!(mbit(overall.path), (1.0, true), "no keyframe shows a higher rate");
     let overall = Model { pings_every: None, ..even }.overall();
     assert_eq!((overall.limit, overall.count, overall.sure), (Limit::Unknown, 6, false));
 }
@@ -224,7 +224,7 @@ fn fast_keyframes_have_no_bottleneck() {
     assert_eq!(mbit(overall.path), (50.0, true));
 }
 
-/// From 50 to 1 Mbit/s in mid-call: nothing is concluded from earlier observations.
+/// From 50 to 1 Mbit/s during the call: nothing is concluded from earlier observations.
 #[test]
 fn a_changed_path_is_not_assessed_by_old_observations() {
     let model = Model { path: [50_000_000, 1_000_000], at: 2, ..UNPACED };
