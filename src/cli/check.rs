@@ -187,7 +187,7 @@ fn configure(args: &CheckArgs) -> Result<CheckConfig, Failure> {
         let message = format!("phone and Mac are both `{}`", mac.id);
         return Err(Failure::usage(
             message,
-            "give two different ids: --device ID and --mac-device ID",
+            "specify two different ids: --device ID and --mac-device ID",
         ));
     }
     let mut config = CheckConfig::new(endpoint.signal, token_url, phone, mac);
@@ -229,7 +229,7 @@ fn configure(args: &CheckArgs) -> Result<CheckConfig, Failure> {
 }
 
 fn bad_secret(error: &str) -> Failure {
-    let remedy = "give the server's signing secret: at least 32 bytes, or a PEM private key";
+    let remedy = "pass the server's signing secret: at least 32 bytes, or a PEM private key";
     Failure::usage(format!("--jwt-secret: {error}"), remedy)
 }
 
@@ -270,7 +270,7 @@ fn positive_duration(text: &str) -> Result<Duration, String> {
 
 fn cannot_write(path: &std::path::Path, error: &std::io::Error) -> Failure {
     let message = format!("cannot write `{}`: {error}", path.display());
-    Failure::new(Stage::Output, message, "give a file in a writable directory")
+    Failure::new(Stage::Output, message, "use a file in a writable directory")
 }
 
 /// The failure that a report implies; its details are already in the JSON result.

@@ -48,8 +48,8 @@ impl ConfigFile {
     fn read(path: &Path) -> Result<Self, Failure> {
         let text = fs::read_to_string(path).map_err(|error| {
             let remedy = match error.kind() {
-                io::ErrorKind::NotFound => "give the path of an existing file with --config",
-                _ => "make the file readable, or give another file with --config",
+                io::ErrorKind::NotFound => "specify an existing file with --config",
+                _ => "make the file readable, or specify another file with --config",
             };
             Failure::usage(format!("cannot read `{}`: {error}", path.display()), remedy)
         })?;

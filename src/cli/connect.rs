@@ -212,7 +212,7 @@ impl EndpointArgs {
             if value.is_some_and(|value| value.trim().is_empty()) {
                 return Err(Failure::usage(
                     format!("{flag} is empty"),
-                    format!("give an id: {flag} ID"),
+                    format!("specify an id: {flag} ID"),
                 ));
             }
         }
@@ -273,7 +273,7 @@ impl EndpointArgs {
                         "no login token: cannot request a signaling token from {}",
                         redacted(&url)
                     ),
-                    "give a login token with --access-token @FILE (or ORION_ACCESS_TOKEN), or a signaling \
+                    "pass a login token with --access-token @FILE (or ORION_ACCESS_TOKEN), or a signaling \
                      token with --token @FILE",
                 ));
             }
@@ -298,7 +298,7 @@ impl ConnectArgs {
         if self.timeout.is_some_and(|timeout| timeout.is_zero()) {
             return Err(Failure::usage(
                 "--timeout 0 leaves no time to connect",
-                "give a longer timeout, or omit --timeout",
+                "use a longer timeout, or omit --timeout",
             ));
         }
         let turn = |url: &String| is_turn(url);
@@ -339,7 +339,7 @@ impl ConnectArgs {
             (None, None, Some(secret)) => Ok(ice::TurnLogin::Secret(secret.clone())),
             (_, _, Some(_)) => wrong(
                 "--turn-secret cannot be used together with --turn-username or --turn-credential",
-                "give only --turn-secret: user name and password are generated from it",
+                "use only --turn-secret: user name and password are generated from it",
             ),
             (Some(_), None, None) => {
                 wrong("--turn-username without --turn-credential", "add --turn-credential @FILE")
@@ -392,7 +392,7 @@ fn http_like_url(flag: &str, text: &str, schemes: [&str; 2]) -> Result<Url, Fail
         let message = format!("{flag} contains a user name or password, which would be logged");
         return Err(Failure::usage(
             message,
-            "remove them from the URL; give secrets with --access-token @FILE",
+            "remove them from the URL; pass secrets with --access-token @FILE",
         ));
     }
     Ok(url)
@@ -403,7 +403,7 @@ fn derived_token_url(signal: &Url) -> Result<Url, Failure> {
     let scheme = if signal.scheme() == "wss" { "https" } else { "http" };
     url.set_scheme(scheme).map_err(|()| {
         let message = format!("cannot derive the token API URL from --signal {}", redacted(signal));
-        Failure::usage(message, "give --token-url URL")
+        Failure::usage(message, "add --token-url URL")
     })?;
     url.set_path(TOKEN_PATH);
     url.set_query(None);

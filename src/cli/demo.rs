@@ -68,7 +68,7 @@ pub struct DemoArgs {
 /// Exit code 1 if a part could not be started or keyframes are missing.
 pub async fn run(mut args: DemoArgs, output: Output) -> Result<(), Failure> {
     if args.count == 0 {
-        return Err(Failure::usage("--count 0 sends nothing", "give at least 1"));
+        return Err(Failure::usage("--count 0 sends nothing", "use at least 1"));
     }
     if args.picture.source == SourceSpec::Camera(CameraSpec::default())
         && list_devices().is_ok_and(|devices| devices.is_empty())

@@ -105,7 +105,7 @@ fn check_lifetime(maximum: Option<Duration>) -> Result<(), Failure> {
         Some(maximum) if maximum.is_zero() || maximum > MAX_BINDING_LIFETIME => {
             Err(Failure::usage(
                 format!("--binding-lifetime {maximum:?} is out of range"),
-                "give a time greater than 0, at most 10m",
+                "use a time greater than 0 and at most 10m",
             ))
         }
         _ => Ok(()),

@@ -89,7 +89,7 @@ fn check(requested: &[OutputFile<'_>]) -> Result<(), Failure> {
         if let Some((other, _)) = requested[..index].iter().find(|(_, one)| same_file(one, path)) {
             return Err(Failure::usage(
                 format!("{other} and {flag} name the same file `{}`", path.display()),
-                "give each report its own file",
+                "write each report to its own file",
             ));
         }
         whole_file::check(path).map_err(|error| unwritable(flag, path, &error))?;
@@ -102,7 +102,7 @@ fn check_apart(requested: &[OutputFile<'_>], inputs: &[PathBuf]) -> Result<(), F
         if inputs.iter().any(|input| same_file(input, path)) {
             return Err(Failure::usage(
                 format!("{flag} `{}` would overwrite an input file", path.display()),
-                "give the report another name",
+                "use another name for the report",
             ));
         }
     }
@@ -115,7 +115,7 @@ pub fn unwritable(flag: &str, path: &Path, error: &std::io::Error) -> Failure {
     Failure::new(
         Stage::Output,
         format!("cannot write {flag} `{}`: {error}", path.display()),
-        "give a file in an existing, writable directory on a disk with free space",
+        "use a file in an existing, writable directory on a disk with free space",
     )
 }
 

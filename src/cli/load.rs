@@ -237,13 +237,13 @@ impl LoadArgs {
             let (minimum, maximum) = plan::message_bytes().into_inner();
             return Err(Failure::usage(
                 format!("--message-size must be from {minimum} to {maximum} bytes, not {bytes}"),
-                "give a size in that range; typical signaling messages have 250 to 4000 bytes",
+                "use a size in that range; typical signaling messages have 250 to 4000 bytes",
             ));
         }
         if relay.is_some() && amount.duration.is_zero() {
             return Err(Failure::usage(
                 "--duration 0 sends no messages",
-                "give a longer duration, or --message-rate off",
+                "use a longer duration, or --message-rate off",
             ));
         }
         self.enough_ports()?;
@@ -307,7 +307,7 @@ impl LoadArgs {
                     EmbeddedServerError::Files { .. } | EmbeddedServerError::Pairs(_) => {
                         "set TMPDIR to a writable directory"
                     }
-                    _ => "start a server with `orion-peer serve` and give its URL with --signal",
+                    _ => "start a server with `orion-peer serve` and pass its URL with --signal",
                 };
                 Failure::new(Stage::Server, error.to_string(), remedy)
             })?;
@@ -344,7 +344,7 @@ fn signing(secret: &Secret) -> Result<SigningKeys, Failure> {
 }
 
 fn bad_secret(error: &str) -> Failure {
-    let remedy = "give the server's signing secret: at least 32 bytes, or a PEM private key";
+    let remedy = "pass the server's signing secret: at least 32 bytes, or a PEM private key";
     Failure::usage(format!("--jwt-secret: {error}"), remedy)
 }
 
@@ -359,7 +359,7 @@ fn enough_files(sockets: u64) -> Result<(), Failure> {
 
 fn cannot_write(path: &std::path::Path, error: &std::io::Error) -> Failure {
     let message = format!("cannot write `{}`: {error}", path.display());
-    Failure::new(Stage::Output, message, "give a file in a writable directory")
+    Failure::new(Stage::Output, message, "use a file in a writable directory")
 }
 
 /// The failure that a result implies; its details are already in the JSON result.

@@ -57,8 +57,10 @@ pub fn start(
     let filter = match from_variable {
         Some(text) => EnvFilter::try_new(&text).map_err(|error| {
             Failure::usage(
-                format!("environment variable {VARIABLE}: `{text}` is not a valid log filter: {error}"),
-                "give a level or target=level pairs, such as ORION_LOG=orion_peer=debug,webrtc=warn",
+                format!(
+                    "environment variable {VARIABLE}: `{text}` is not a valid log filter: {error}"
+                ),
+                "use a level or target=level pairs, such as ORION_LOG=orion_peer=debug,webrtc=warn",
             )
         })?,
         None => EnvFilter::new(filter_of(verbose, quiet)),

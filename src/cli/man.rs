@@ -208,7 +208,7 @@ pub fn run(args: &ManArgs, output: Output) -> Result<(), Failure> {
         Failure::new(
             Stage::Output,
             format!("cannot write man pages to `{}`: {error}", directory.display()),
-            "give a writable directory with --out",
+            "specify a writable directory with --out",
         )
     })?;
     output.line(format!("man pages written to {}", directory.display()));

@@ -195,7 +195,7 @@ impl NetsimBaseArgs {
         if let Some((flag, _)) = two.iter().find(|(_, two)| *two) {
             return Err(Failure::usage(
                 format!("{flag} has two values, but this process runs only one peer"),
-                "give one value here and the other to the remote peer",
+                "use one value here and the other for the remote peer",
             ));
         }
         self.for_both_peers(rate)

@@ -69,7 +69,7 @@ pub async fn run(args: RecvArgs, output: Output) -> Result<(), Failure> {
     if args.count == Some(0) {
         return Err(Failure::usage(
             "--count 0 receives nothing",
-            "give at least 1, or omit --count",
+            "use at least 1, or omit --count",
         ));
     }
     let connect = args.connect.resolve("mac", SystemTime::now())?.with_twilio().await?;

@@ -58,7 +58,7 @@ pub fn run(args: &ReportArgs, output: Output) -> Result<(), Failure> {
     if args.max_regression.is_some() && args.files.len() < 2 {
         return Err(Failure::usage(
             "--max-regression needs at least two results",
-            "give the baseline first: orion-peer report OLD.json NEW.json --max-regression 10%",
+            "put the baseline first: orion-peer report OLD.json NEW.json --max-regression 10%",
         ));
     }
     args.exports.check_apart_from(&args.files)?;

@@ -21,10 +21,10 @@ pub enum SecretError {
         source: std::io::Error,
     },
     /// The secret is empty or consists of whitespace.
-    #[error("the secret is empty: give the text, or @FILE to read it from a file")]
+    #[error("the secret is empty: pass the text, or @FILE to read it from a file")]
     Empty,
     /// The text is not a token.
-    #[error("not a token: {0}; give only the token")]
+    #[error("not a token: {0}; pass only the token")]
     NotAToken(&'static str),
     /// The file after `@` is empty or consists of whitespace.
     #[error("the secret file `{0}` is empty")]
@@ -114,7 +114,7 @@ impl SecretSource {
             Ok(secret) => Ok(Some(Secret::from(secret.expose()))),
             Err(error) => Err(Failure::usage(
                 format!("{flag}: {error}"),
-                format!("give the secret or @FILE, or omit {flag}"),
+                format!("specify the secret or @FILE, or omit {flag}"),
             )),
         }
     }

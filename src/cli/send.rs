@@ -135,7 +135,7 @@ pub(super) fn budget(text: &str) -> Result<u64, String> {
 /// Exit code 2 for conflicting flags, 1 if the call failed.
 pub async fn run(args: SendArgs, output: Output) -> Result<(), Failure> {
     if args.count == Some(0) {
-        return Err(Failure::usage("--count 0 sends nothing", "give at least 1, or omit --count"));
+        return Err(Failure::usage("--count 0 sends nothing", "use at least 1, or omit --count"));
     }
     let connect = args.connect.resolve("phone", SystemTime::now())?.with_twilio().await?;
     let networks = args.network.for_single_peer()?;

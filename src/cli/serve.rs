@@ -194,7 +194,7 @@ pub async fn run(args: ServeArgs, output: Output) -> Result<(), Failure> {
     open_files::allow(files, mode.is_development() && !args.has_connection_limits());
     let listen = args.address();
     let listener = TcpListener::bind(listen).await.map_err(|error| {
-        let remedy = listen_remedy(&error, "give another address with --listen");
+        let remedy = listen_remedy(&error, "use another address with --listen");
         Failure::new(Stage::Server, format!("cannot listen on {listen}: {error}"), remedy)
     })?;
     let relay_listen = if mode == Mode::Lan { lan::relay_listen(listen) } else { listen };
@@ -242,7 +242,7 @@ async fn start(config: ServerConfig, listener: TcpListener) -> Result<RunningSer
     Server::start(config, listener).await.map_err(|error| {
         let remedy = match &error {
             ServerError::Metrics { source, .. } => {
-                listen_remedy(source, "give another address with --metrics-listen")
+                listen_remedy(source, "use another address with --metrics-listen")
             }
             ServerError::Bus(BusError::Connect { login: true, .. }) => {
                 "check the user in --bus, and --bus-password @FILE or ORION_BUS_PASSWORD".into()

@@ -49,7 +49,7 @@ impl TwilioArgs {
         let Some(secret) = &self.twilio_secret else {
             return Err(Failure::usage(
                 "--twilio-account requires --twilio-secret",
-                "give --twilio-secret @FILE or ORION_TWILIO_SECRET",
+                "add --twilio-secret @FILE or set ORION_TWILIO_SECRET",
             ));
         };
         let base = self.twilio_url.as_deref().unwrap_or(API);
@@ -67,7 +67,7 @@ impl TwilioArgs {
         let account = self.account()?.ok_or_else(|| {
             Failure::usage(
                 "--twilio requires an account",
-                "give --twilio-account AC… and --twilio-secret @FILE (or ORION_TWILIO_ACCOUNT and \
+                "add --twilio-account AC… and --twilio-secret @FILE (or set ORION_TWILIO_ACCOUNT and \
                  ORION_TWILIO_SECRET)",
             )
         })?;

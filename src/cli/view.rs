@@ -50,7 +50,7 @@ impl ViewArgs {
         }
         let taken = |error: std::io::Error| {
             let another =
-                "give another address, such as --view 127.0.0.1:8799; port 0 picks a free port";
+                "use another address, such as --view 127.0.0.1:8799; port 0 picks a free port";
             Failure::new(
                 Stage::Output,
                 format!("cannot serve the page on {address}: {error}"),

@@ -263,7 +263,7 @@ fn failures_have_a_stage_and_a_remedy() {
     let output = mint(&Run::new(), &["--pair", "p"]);
     assert_eq!(
         stderr(&output),
-        "error: config: no secret to sign the token with\n  try: give --secret @FILE or ORION_JWT_SECRET\n"
+        "error: config: no secret to sign the token with\n  try: add --secret @FILE or set ORION_JWT_SECRET\n"
     );
     assert_eq!(stdout(&output), "");
 }

@@ -139,7 +139,7 @@ fn an_unavailable_address_is_reported_with_a_remedy() {
     let taken = listener.local_addr().unwrap().to_string();
     for (words, said) in [
         (&["recv", "--view", "192.0.2.77:0"][..], "no interface of this machine"),
-        (&["serve", "--listen", &taken], "stop the other server on that port, or give another"),
+        (&["serve", "--listen", &taken], "stop the other server on that port, or use another"),
         (&["serve", "--listen", "127.0.0.1:0", "--turn-listen", "192.0.2.77:0"], "no interface"),
         (
             &["serve", "--listen", "127.0.0.1:0", "--metrics-listen", &taken],

@@ -266,33 +266,30 @@ impl MeasureArgs {
     pub fn plan(&self) -> Result<BenchPlan, Failure> {
         let wrong = |message: &str, remedy: &str| Err(Failure::usage(message, remedy));
         if self.connections == 0 {
-            return wrong("--connections 0 measures nothing", "give at least 1");
+            return wrong("--connections 0 measures nothing", "use at least 1");
         }
         if !(1..=MAX_PARALLEL).contains(&self.parallel) {
-            return wrong("--parallel must be from 1 to 256", "give a number in that range");
+            return wrong("--parallel must be from 1 to 256", "use a number in that range");
         }
         if self.ping_interval.is_zero() || self.ping_interval > Duration::from_hours(1) {
-            return wrong("--ping-interval must be from 1us to 1h", "give a time in that range");
+            return wrong("--ping-interval must be from 1us to 1h", "use a time in that range");
         }
         if !(PING_BYTES.0..=PING_BYTES.1).contains(&self.ping_size) {
-            return wrong(
-                "--ping-size must be from 64 to 16000 bytes",
-                "give a size in that range",
-            );
+            return wrong("--ping-size must be from 64 to 16000 bytes", "use a size in that range");
         }
         if self.ping_lifetime > MAX_LIFETIME {
             return wrong(
                 "--ping-lifetime must be from 1ms to 65s, or 0",
-                "give a time in that range",
+                "use a time in that range",
             );
         }
         if self.interval < Duration::from_millis(10) || self.interval > Duration::from_hours(24) {
-            return wrong("--interval must be from 10ms to 24h", "give a time in that range");
+            return wrong("--interval must be from 10ms to 24h", "use a time in that range");
         }
         if self.duration.is_some_and(|duration| duration.is_zero()) {
             return wrong(
                 "--duration 0 measures nothing",
-                "give a longer duration, or omit the flag",
+                "use a longer duration, or omit the flag",
             );
         }
         Ok(BenchPlan {
@@ -331,7 +328,7 @@ impl GateArgs {
         if self.max_regression.is_some() && self.baseline.is_empty() {
             return Err(Failure::usage(
                 "--max-regression requires --baseline",
-                "give --baseline FILE with the result of an earlier `bench --out FILE`",
+                "add --baseline FILE with the result of an earlier `bench --out FILE`",
             ));
         }
         let ms = |time: Option<Duration>| time.map(|time| time.as_secs_f64() * 1e3);

@@ -126,12 +126,11 @@ impl LabArgs {
         let (message, remedy) = match given.as_slice() {
             [] => (
                 "no networks given".to_owned(),
-                "give --nat A,B (such as --nat port,sym), --matrix or --scenario FILE; see `orion-peer lab list`",
+                "use --nat A,B (such as --nat port,sym), --matrix or --scenario FILE; see `orion-peer lab list`",
             ),
-            [_, _, ..] => (
-                format!("{} cannot be used together", given.join(" and ")),
-                "give only one of them",
-            ),
+            [_, _, ..] => {
+                (format!("{} cannot be used together", given.join(" and ")), "use only one of them")
+            }
             _ if !self.profiles.is_empty() && !self.matrix => {
                 ("--profiles requires --matrix".into(), "add --matrix, or use --nat A,B")
             }
@@ -148,13 +147,13 @@ impl LabArgs {
                 "omit tls or --kernel",
             ),
             _ if self.connections == 0 => {
-                ("--connections 0 measures nothing".into(), "give at least 1")
+                ("--connections 0 measures nothing".into(), "use at least 1")
             }
             _ if self.parallel == Some(0) => {
-                ("--parallel 0 measures nothing".into(), "give at least 1")
+                ("--parallel 0 measures nothing".into(), "use at least 1")
             }
             _ if self.timeout.is_zero() => {
-                ("--timeout 0 leaves no time to connect".into(), "give at least 5s")
+                ("--timeout 0 leaves no time to connect".into(), "use at least 5s")
             }
             _ => return Ok(()),
         };
@@ -179,7 +178,7 @@ impl LabArgs {
         CellPlan::same_nat(a, b, turn, seed).map_err(|error| {
             Failure::usage(
                 format!("--same-nat: {error}"),
-                "give one NAT profile, such as --same-nat --nat port:hairpin",
+                "use one NAT profile, such as --same-nat --nat port:hairpin",
             )
         })
     }
@@ -198,7 +197,7 @@ impl LabArgs {
         if let Some(twice) = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name))
         {
             let message = format!("--profiles names `{}` twice", twice.1);
-            return Err(Failure::usage(message, "give each name only once"));
+            return Err(Failure::usage(message, "list each name only once"));
         }
         let mut plans = Vec::new();
         for a in &names {
@@ -218,7 +217,7 @@ impl LabArgs {
             let message = "--same-nat: none of the profiles is a NAT that two peers can share";
             return Err(Failure::usage(
                 message,
-                "give NAT profiles, such as --profiles port,port:hairpin",
+                "use NAT profiles, such as --profiles port,port:hairpin",
             ));
         }
         Ok(plans)

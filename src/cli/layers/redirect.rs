@@ -100,7 +100,7 @@ fn refusal(secret: &str, key: &str) -> Failure {
              does not contain the secret and was merely found in the working directory"
         ),
         format!(
-            "if you trust the file, name it: --config {FILE_NAME} (or ORION_CONFIG); or give --{key} on the \
+            "if you trust the file, name it: --config {FILE_NAME} (or ORION_CONFIG); or pass --{key} on the \
              command line"
         ),
     )

@@ -31,7 +31,7 @@ pub(super) struct Configured {
 pub(super) async fn configure(args: &ServeArgs) -> Result<Configured, Failure> {
     for (flag, name) in [("--issuer", &args.issuer), ("--audience", &args.audience)] {
         if name.as_ref().is_some_and(String::is_empty) {
-            let remedy = format!("give the value that tokens must have, or omit {flag}");
+            let remedy = format!("specify the value that tokens must have, or omit {flag}");
             return Err(Failure::usage(format!("{flag} is empty"), remedy));
         }
     }

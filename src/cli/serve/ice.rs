@@ -93,7 +93,7 @@ impl IceArgs {
             _ => {
                 return Err(Failure::usage(
                     "--ice-username and --ice-credential must be used together",
-                    "give both, or neither",
+                    "specify both, or neither",
                 ));
             }
         };
@@ -140,6 +140,6 @@ fn in_range(
     };
     Err(Failure::usage(
         format!("{flag} of {} s is out of range", given.as_secs()),
-        format!("give a time from {} to {}", flag_value(minimum), flag_value(maximum)),
+        format!("use a time from {} to {}", flag_value(minimum), flag_value(maximum)),
     ))
 }

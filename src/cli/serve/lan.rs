@@ -87,7 +87,7 @@ pub(super) fn resolve(mut args: ServeArgs) -> Result<ServeArgs, Failure> {
             format!(
                 "--lan serves other machines, but {listen} is reachable only from this machine"
             ),
-            "omit --listen, or give --listen 0.0.0.0:PORT",
+            "omit --listen, or use --listen 0.0.0.0:PORT",
         ));
     }
     args.listen = Some(listen);

@@ -201,7 +201,7 @@ impl LimitArgs {
             Some(RateLimit(None)) => {
                 return Err(Failure::usage(
                     "--socket-rate cannot be off: one socket could keep the server busy",
-                    "give a high rate, such as 1000:1000/s",
+                    "use a high rate, such as 1000:1000/s",
                 ));
             }
             None => {}
@@ -245,7 +245,7 @@ fn within<T: PartialOrd + Display + Copy>(
 fn out_of_range(flag: &str, given: &dyn Display, minimum: &str, maximum: &str) -> Failure {
     Failure::usage(
         format!("{flag} {given} is out of range"),
-        format!("give {flag} a value from {minimum} to {maximum}"),
+        format!("use a value from {minimum} to {maximum}"),
     )
 }
 

@@ -67,7 +67,7 @@ impl Secrets {
             {
                 return Err(Failure::usage(
                     format!("--login-secret is the same as {flag}"),
-                    "give each its own secret, such as from `openssl rand -hex 32`",
+                    "use a different secret for each, such as from `openssl rand -hex 32`",
                 ));
             }
         }
@@ -150,7 +150,7 @@ pub(super) fn access_tokens(
     let published = jwks("--login-jwks", args.login.login_jwks.as_deref())?;
     let issuer = issuer(&args.login, published.as_ref());
     let weak = |error| {
-        let remedy = "give the JWT secret of the login service";
+        let remedy = "use the JWT secret of the login service";
         Failure::usage(format!("--login-secret: {error}"), remedy)
     };
     match (secret, published, issuer) {
@@ -161,7 +161,7 @@ pub(super) fn access_tokens(
         )),
         (_, Some(published), None) => Err(Failure::usage(
             format!("the issuer of tokens signed by {} is unknown", published.url()),
-            "give the `iss` of the login tokens with --login-issuer",
+            "specify the `iss` of the login tokens with --login-issuer",
         )),
         (Some(secret), None, issuer) => AccessTokens::new(&secret, issuer).map(Some).map_err(weak),
         (Some(secret), Some(published), issuer) => AccessTokens::new(&secret, issuer)

@@ -66,7 +66,7 @@ impl OperationArgs {
         if self.metrics_listen.is_some_and(|metrics| metrics.port() != 0 && metrics == listen) {
             return Err(Failure::usage(
                 format!("--metrics-listen {listen} is the same address as --listen"),
-                "give another port, or omit --metrics-listen",
+                "use another port, or omit --metrics-listen",
             ));
         }
         config.listener.metrics_listen = self.metrics_listen;
@@ -74,7 +74,7 @@ impl OperationArgs {
             if drain > MAX_DRAIN {
                 return Err(Failure::usage(
                     format!("--drain {drain:?} is out of range"),
-                    "give --drain a value from 0s to 10m",
+                    "use a value from 0s to 10m",
                 ));
             }
             config.signaling.timings.drain_jitter = drain;

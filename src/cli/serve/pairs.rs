@@ -130,7 +130,7 @@ fn required_place(db: &DbArgs) -> Result<Place, Failure> {
     db.place()?.ok_or_else(|| {
         Failure::usage(
             "--db is missing",
-            "give the pair store with --db FILE, --db URL or ORION_DB",
+            "specify the pair store with --db FILE, --db URL or ORION_DB",
         )
     })
 }
@@ -154,14 +154,14 @@ async fn add(args: AddArgs, output: Output) -> Result<(), Failure> {
     for (flag, value) in empty {
         if value.trim() != value || value.is_empty() {
             let message = format!("{flag} is empty or has leading or trailing spaces");
-            return Err(Failure::usage(message, format!("give an id: {flag} ID")));
+            return Err(Failure::usage(message, format!("specify an id: {flag} ID")));
         }
     }
     let place = required_place(&args.db)?;
     let id = args.id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
     let pair = Pair::active(id, args.user, args.phone, args.mac, unix_now());
     pair.check().map_err(|error| {
-        let remedy = "give ids of 1 to 256 bytes without control characters";
+        let remedy = "use ids of 1 to 256 bytes without control characters";
         Failure::usage(error.to_string(), remedy)
     })?;
     let store = args.db.open(&place).await?;
@@ -226,7 +226,7 @@ async fn migrate(args: MigrateArgs, output: Output) -> Result<(), Failure> {
     let Some(Place::Postgres(url)) = place else {
         return Err(Failure::usage(
             "--apply requires a PostgreSQL database: --db postgres://…",
-            "give --db postgres://…; a file needs no migration; for Supabase's REST interface, paste the SQL \
+            "use --db postgres://…; a file needs no migration; for Supabase's REST interface, paste the SQL \
              printed without --apply into its SQL editor",
         ));
     };

@@ -47,7 +47,7 @@ impl DbArgs {
         if key.is_none() && matches!(place, Place::Rest(_)) {
             return Err(Failure::usage(
                 "--db with a REST interface requires --db-key",
-                "give the service key with --db-key @FILE or ORION_DB_KEY",
+                "specify the service key with --db-key @FILE or ORION_DB_KEY",
             ));
         }
         place.open(key).await.map_err(|error| match place {
@@ -60,7 +60,7 @@ impl DbArgs {
     pub(super) fn key(&self) -> Result<Option<&str>, Failure> {
         let key = self.db_key.as_ref().map(SecretText::expose);
         if key.is_some_and(|key| key.contains(char::is_control)) {
-            let remedy = "give a file that contains only the key, on one line";
+            let remedy = "use a file that contains only the key, on one line";
             return Err(Failure::usage("--db-key contains control characters", remedy));
         }
         Ok(key)
@@ -87,13 +87,13 @@ pub(super) async fn required(args: &StoreArgs) -> Result<Arc<dyn PairStore>, Fai
     if args.db_cache > cache::MAX_AGE {
         return Err(Failure::usage(
             "--db-cache must be at most 30 s, because revocations must take effect within that time",
-            "omit --db-cache, or give a shorter time",
+            "omit --db-cache, or use a shorter time",
         ));
     }
     let Some(place) = args.at.place()? else {
         return Err(Failure::usage(
             "a server with a signing secret needs pairs, but there is no pair store",
-            "give --db FILE or --db URL and add pairs with `orion-peer serve pairs add`, or give temporary \
+            "use --db FILE or --db URL and add pairs with `orion-peer serve pairs add`, or specify temporary \
              pairs with --add-pair",
         ));
     };
@@ -111,7 +111,7 @@ pub(super) async fn dev_file(args: &StoreArgs) -> Result<Option<Arc<dyn PairStor
         Some(file @ Place::File(_)) => args.at.open(&file).await.map(Some),
         Some(_) => Err(Failure::usage(
             "--db with a database requires a signing secret: a dev server accepts only a file",
-            "set ORION_JWT_SECRET, or give --db FILE",
+            "set ORION_JWT_SECRET, or use --db FILE",
         )),
     }
 }
@@ -126,7 +126,7 @@ pub(in crate::cli) fn failure(error: &StoreError) -> Failure {
         StoreError::Open { .. } => "check the path and its permissions",
         StoreError::Query { .. } => "check --db and --db-key, and that the database is reachable",
         StoreError::Rule { .. } | StoreError::Value { .. } => {
-            "give the pair a different id or different devices"
+            "use a different id or different devices"
         }
     };
     Failure::new(Stage::Server, error.to_string(), remedy)

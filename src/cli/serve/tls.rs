@@ -51,7 +51,7 @@ impl TlsArgs {
             (_, _, false) => {
                 return Err(Failure::usage(
                     "TLS requires a certificate and its key",
-                    "give both --tls-cert FILE and --tls-key FILE, or --tls-self-signed",
+                    "specify both --tls-cert FILE and --tls-key FILE, or use --tls-self-signed",
                 ));
             }
         };

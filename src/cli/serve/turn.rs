@@ -200,7 +200,7 @@ fn relay_address(args: &TurnArgs, listen: IpAddr, mode: Mode) -> Result<IpAddr, 
     match args.public_address {
         Some(address) if address.is_unspecified() => Err(Failure::usage(
             format!("--public-address {address} is not an address that clients can reach"),
-            "give the IP address at which clients reach this machine",
+            "specify the IP address at which clients reach this machine",
         )),
         Some(address) => Ok(address),
         None if listen.is_unspecified() && mode == Mode::Lan => {
@@ -225,7 +225,7 @@ fn external(urls: &[String], secret: Option<Secret>) -> Result<TurnAdvert, Failu
         None => {
             return Err(Failure::usage(
                 "a TURN URL requires the secret shared with the TURN server",
-                "give --turn-secret @FILE or ORION_TURN_SECRET",
+                "add --turn-secret @FILE or set ORION_TURN_SECRET",
             ));
         }
     };

@@ -62,7 +62,7 @@ struct Inspection {
 pub fn run(args: &InspectArgs, output: Output) -> Result<(), Failure> {
     let token = read_token(&args.token)?;
     let unreadable = |error: TokenError| {
-        let remedy = "give the whole token: three parts separated by dots";
+        let remedy = "pass the whole token: three parts separated by dots";
         token_failure(format!("the token cannot be read: {error}"), remedy)
     };
     let kid = Jws::parse(token.expose()).map_err(unreadable)?.header.kid;
@@ -90,7 +90,7 @@ fn rejected(message: &str) -> Failure {
 }
 
 fn read_token(text: &str) -> Result<SecretText, Failure> {
-    let remedy = "give the token, @FILE, or - to read it from stdin";
+    let remedy = "pass the token, @FILE, or - to read it from stdin";
     if text != "-" {
         return SecretText::parse_token(text)
             .map_err(|error| Failure::usage(format!("cannot read the token: {error}"), remedy));

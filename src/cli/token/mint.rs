@@ -82,7 +82,7 @@ fn lifetime(given: Option<Duration>, default: Duration, maximum: Duration) -> Re
         let (seconds, maximum) = (lifetime.as_secs_f64(), maximum.as_secs());
         return Err(Failure::usage(
             format!("--lifetime of {seconds} s is out of range: servers accept 1 to {maximum} s"),
-            format!("omit --lifetime, or give at most {maximum}s"),
+            format!("omit --lifetime, or use at most {maximum}s"),
         ));
     }
     Ok(lifetime.as_secs())
@@ -93,7 +93,7 @@ fn named<'a>(flag: &str, value: Option<&'a str>) -> Result<&'a str, Failure> {
         Some(value) if !value.trim().is_empty() => Ok(value),
         _ => {
             let what = if value.is_some() { "is empty" } else { "is missing" };
-            Err(Failure::usage(format!("{flag} {what}"), format!("give an id: {flag} ID")))
+            Err(Failure::usage(format!("{flag} {what}"), format!("specify an id: {flag} ID")))
         }
     }
 }
@@ -112,7 +112,7 @@ fn signaling(args: &MintArgs, output: Output) -> Result<(), Failure> {
     let keys = args.policy.keys(None)?.ok_or_else(|| {
         Failure::usage(
             "no secret to sign the token with",
-            "give --secret @FILE or ORION_JWT_SECRET",
+            "add --secret @FILE or set ORION_JWT_SECRET",
         )
     })?;
     let (token, claims) = Verifier::new(keys, args.policy.policy())
@@ -120,7 +120,7 @@ fn signaling(args: &MintArgs, output: Output) -> Result<(), Failure> {
         .map_err(|error| {
             token_failure(
                 format!("cannot mint a token for device `{device}` of pair `{pair}`: {error}"),
-                "give a private key, not a public one, with --secret @FILE",
+                "pass a private key, not a public one, with --secret @FILE",
             )
         })?;
     output.event(&Minted {
@@ -144,13 +144,13 @@ fn login(args: &MintArgs, output: Output) -> Result<(), Failure> {
     let secret = args.login_secret.as_ref().ok_or_else(|| {
         Failure::usage(
             "no secret to sign the login token with",
-            "give the server's secret with --login-secret @FILE or ORION_LOGIN_SECRET",
+            "pass the server's secret with --login-secret @FILE or ORION_LOGIN_SECRET",
         )
     })?;
     let keys = Key::hs256("login", &Secret::from(secret.expose()))
         .and_then(|key| SigningKeys::new(vec![key]))
         .map_err(|error| {
-            let remedy = "give the server's --login-secret";
+            let remedy = "use the server's --login-secret";
             Failure::usage(format!("--login-secret: {error}"), remedy)
         })?;
     let claims = LoginClaims::new(user, args.policy.issuer.as_deref(), unix_now(), lifetime);

@@ -89,7 +89,7 @@ impl PolicyArgs {
         key.and_then(|key| SigningKeys::new(vec![key])).map(Some).map_err(|error| {
             Failure::usage(
                 format!("--secret: {error}"),
-                "give the signing secret of the signaling server with --secret @FILE or \
+                "pass the signing secret of the signaling server with --secret @FILE or \
                  ORION_JWT_SECRET",
             )
         })

@@ -76,7 +76,7 @@ impl TurnLimitArgs {
             if count == 0 {
                 return Err(Failure::usage(
                     format!("{flag} 0 would disable relaying"),
-                    "give at least 1, or --no-turn to run without a relay",
+                    "use at least 1, or --no-turn to run without a relay",
                 ));
             }
         }
@@ -108,7 +108,7 @@ impl TurnLimitArgs {
                 let host = address
                     .to_string()
                     .parse::<IpNet>()
-                    .map_err(|error| Failure::usage(error.to_string(), "give --no-turn"))?;
+                    .map_err(|error| Failure::usage(error.to_string(), "add --no-turn"))?;
                 allow.push(host);
             }
         }

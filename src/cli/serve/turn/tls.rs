@@ -75,7 +75,7 @@ impl TurnTlsArgs {
             _ => {
                 return Err(Failure::usage(
                     "TURN over TLS requires a certificate and its key",
-                    "give both --turn-tls-cert FILE and --turn-tls-key FILE, or --tls-cert and \
+                    "specify both --turn-tls-cert FILE and --turn-tls-key FILE, or --tls-cert and \
                      --tls-key for both signaling and TURN",
                 ));
             }
@@ -85,7 +85,7 @@ impl TurnTlsArgs {
             let names = certificate.names().join(", ");
             return Err(Failure::usage(
                 format!("the certificate for TURN over TLS is valid for {names}, not for {host}"),
-                "give one of its names with --turn-tls-name, or another certificate",
+                "specify one of its names with --turn-tls-name, or use another certificate",
             ));
         }
         let address = SocketAddr::new(listen.ip(), self.turn_tls_port.unwrap_or(TLS_PORT));
