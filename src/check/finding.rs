@@ -1,4 +1,5 @@
-//! What a case reports: an observation of a conforming server, or why it failed.
+//! Outcome of a case: an observation of a conforming server, or the reason it
+//! did not pass.
 
 /// Why a case did not pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,10 +10,11 @@ pub enum CaseError {
     NotRun(String),
 }
 
-/// What a case observed of a server that conforms, as one line of text.
+/// One line of text about a conforming server, or the reason the case did not
+/// pass.
 pub type Finding = Result<String, CaseError>;
 
-/// A violation of the rule, with what was observed.
+/// Reports a violation of the rule with the observed behavior.
 pub(super) fn violation<T>(observed: impl Into<String>) -> Result<T, CaseError> {
     Err(CaseError::Violation(observed.into()))
 }

@@ -1,5 +1,5 @@
-//! Tokens that a rule makes itself: valid ones when it has the secret, and those that must be rejected
-//! (RFC 7515, RFC 8725).
+//! Tokens made by the rules themselves: valid ones if the secret is known, and ones that must be
+//! rejected (RFC 7515, RFC 8725).
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm as Jwa, EncodingKey, crypto};
@@ -32,21 +32,21 @@ impl Template {
         (token.split('.').count() == 3).then_some(Self { header, claims })
     }
 
-    /// With another header parameter.
+    /// Sets a header parameter.
     #[must_use]
     pub fn header(mut self, name: &str, value: Value) -> Self {
         self.header[name] = value;
         self
     }
 
-    /// With another claim.
+    /// Sets a claim.
     #[must_use]
     pub fn claim(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.claims[name] = value.into();
         self
     }
 
-    /// Without a claim.
+    /// Removes a claim.
     #[must_use]
     pub fn without(mut self, name: &str) -> Self {
         if let Some(claims) = self.claims.as_object_mut() {
@@ -62,7 +62,7 @@ impl Template {
         self.claim("iat", now).claim("exp", now + 200).claim("jti", id).without("nbf")
     }
 
-    /// Header and claims in the form that is signed.
+    /// The JWS signing input (RFC 7515 §5.1).
     #[must_use]
     pub fn signing_input(&self) -> String {
         let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
@@ -88,7 +88,7 @@ pub fn with_bad_signature(token: &str) -> String {
     format!("{}{}", &token[..at], String::from_utf8_lossy(&bytes))
 }
 
-/// A token with other claims and the signature of the original ones.
+/// A token with modified claims and the original signature.
 #[must_use]
 pub fn with_claims_of(token: &str, template: &Template) -> String {
     let signature = token.rsplit('.').next().unwrap_or_default();
@@ -124,7 +124,7 @@ impl Signer {
         })
     }
 
-    /// The header of tokens by this key.
+    /// The header of tokens signed with this key.
     #[must_use]
     pub fn header(&self) -> Value {
         json!({"alg": self.algorithm.as_str(), "typ": "JWT", "kid": self.kid})
@@ -144,8 +144,8 @@ impl Signer {
         signed(&template, &self.key, algorithm)
     }
 
-    /// Signs a token with another algorithm than the key's: HS384 with a shared secret, HS256 with the
-    /// text of a PEM key.
+    /// Signs a token with an algorithm other than the key's: HS384 with a shared secret, HS256 with
+    /// the text of a PEM key.
     ///
     /// # Errors
     /// The key cannot sign.
@@ -159,7 +159,7 @@ impl Signer {
     }
 }
 
-/// Signs a token with a key unknown to any server, under the header's own `kid`.
+/// Signs a token with a random key that no server knows, and keeps the header's `kid`.
 ///
 /// # Errors
 /// HMAC failed.

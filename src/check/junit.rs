@@ -6,7 +6,7 @@ use super::{
 };
 use crate::report::junit::{Case, Outcome as JunitOutcome, Suite, document};
 
-/// The report as a document.
+/// Renders the report as an XML document.
 #[must_use]
 pub fn junit(report: &CheckReport) -> String {
     let mut suites: Vec<Suite> = Vec::new();
@@ -21,7 +21,7 @@ pub fn junit(report: &CheckReport) -> String {
     document("orion-peer check", report.duration_s, &suites)
 }
 
-/// The document of a run that could not start, for `reason`: one case, with an error.
+/// The document of a run that could not start: one case, with `reason` as its error.
 #[must_use]
 pub fn unreached(signal: &url::Url, reason: &str) -> String {
     let case = Case {

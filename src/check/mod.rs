@@ -6,16 +6,17 @@
 //! | [`rule`] | definition of a rule |
 //! | [`finding`] | outcome of a case |
 //! | [`rules`] | all rules, one file per subject |
-//! | [`wire`] | HTTP/1.1 and TLS, with nothing added to what a rule sends |
-//! | [`socket`] | one WebSocket; relayed messages and the server's own are kept apart |
+//! | [`wire`] | HTTP/1.1 and TLS; sends exactly what a rule specifies |
+//! | [`socket`] | one WebSocket; relayed messages and the server's own are kept separate |
 //! | [`server`] | the server under test: tokens, joins, rejections |
 //! | [`forge`] | tokens that must be rejected |
 //! | [`run`] | order and concurrency of the rules |
 //! | [`result`] | the report; `schema.json` is its JSON Schema |
 //! | [`text`], [`junit`] | human-readable output, and output for CI servers |
 //!
-//! A rule sees the server as the apps do: from outside, with tokens of a pair made for tests. A server
-//! that hangs, resets connections or answers garbage violates a rule; it never ends the run.
+//! Rules test the server from outside, as the apps see it, with tokens for a test pair. A server
+//! that hangs, resets connections or responds with garbage violates a rule but does not end the
+//! run.
 
 pub mod finding;
 pub mod forge;

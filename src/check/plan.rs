@@ -26,7 +26,7 @@ pub enum TokenIn {
 /// A device of the pair and its login.
 #[derive(Debug, Clone)]
 pub struct Device {
-    /// Its id, the claim `sub`.
+    /// Device id, the `sub` claim.
     pub id: DeviceId,
     /// Login token for the token API.
     pub login: Option<Secret>,
@@ -41,7 +41,7 @@ pub struct OtherPair {
     pub device: Device,
 }
 
-/// How long a case waits, by what it waits for.
+/// How long a case waits for each kind of event.
 #[derive(Debug, Clone)]
 pub struct Timeouts {
     /// For something that must arrive.
@@ -87,11 +87,11 @@ pub struct CheckConfig {
     pub phone: Device,
     /// The Mac.
     pub mac: Device,
-    /// The pair of both; if `None`, the pair that the token API returns.
+    /// The pair of the two devices; if `None`, the one that the token API returns.
     pub pair: Option<PairId>,
     /// A device of another pair.
     pub other: Option<OtherPair>,
-    /// Signs signaling tokens: HS256 secret or PEM key.
+    /// Key that signs signaling tokens: HS256 secret or PEM key.
     pub jwt_secret: Option<Secret>,
     /// The issuer that tokens must name.
     pub issuer: Option<String>,
@@ -120,7 +120,8 @@ pub struct CheckConfig {
 }
 
 impl CheckConfig {
-    /// All of the contract, against a server at `signal` and `token_url`, as two devices.
+    /// Checks the whole contract against a server at `signal` and `token_url`, as two
+    /// devices.
     #[must_use]
     pub fn new(signal: Url, token_url: Url, phone: Device, mac: Device) -> Self {
         Self {

@@ -15,7 +15,7 @@ pub enum Outcome {
     Pass,
     /// The server violates the rule.
     Fail,
-    /// It was not checked.
+    /// The rule was not checked.
     NotRun,
 }
 
@@ -29,15 +29,15 @@ pub struct CaseResult {
     pub group: String,
     /// The lowest level that includes it.
     pub level: Level,
-    /// The sentence of the contract.
+    /// The requirement of the contract, in one sentence.
     pub rule: String,
     /// What a server must do.
     pub expected: String,
     /// Whether the server conforms.
     pub outcome: Outcome,
-    /// What was observed; for a rule that was not run, why.
+    /// What was observed, or why the rule was not run.
     pub seen: String,
-    /// Where to look; only for a failed rule.
+    /// What to do; only for a failed rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
     /// Duration of the case, ms.
@@ -93,7 +93,7 @@ pub struct CheckReport {
     pub token_url: String,
     /// How much of the contract was checked.
     pub level: Level,
-    /// The run was stopped before its end.
+    /// The run was stopped early.
     pub partial: bool,
     /// Number of rules by outcome.
     pub counts: Counts,
@@ -131,15 +131,15 @@ pub struct Listed {
     pub group: &'static str,
     /// The lowest level that includes it.
     pub level: Level,
-    /// Whether it runs with `--slow` only.
+    /// Whether it runs only with `--slow`.
     pub slow: bool,
     /// What the run must provide.
     pub needs: &'static [super::rule::Need],
-    /// The sentence of the contract.
+    /// The requirement of the contract, in one sentence.
     pub rule: &'static str,
     /// What a server must do.
     pub expected: &'static str,
-    /// Where to look when it does not.
+    /// What to do if the server does not conform.
     pub remedy: &'static str,
 }
 

@@ -1,4 +1,4 @@
-//! Definition of a rule: its sentence, what a server must do, and the case that checks it.
+//! Definition of a rule: its requirement, the expected behavior, and the case that checks it.
 
 use futures_util::future::BoxFuture;
 use serde::Serialize;
@@ -9,7 +9,8 @@ use super::{finding::Finding, server::ServerUnderTest};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// What the production server must do: the contract's bold fields, and no unauthorized access.
+    /// Requirements on the production server: the contract's bold fields, and no unauthorized
+    /// access.
     Production,
     /// The whole contract.
     Strict,
@@ -31,17 +32,17 @@ impl Level {
 pub enum Schedule {
     /// Alone and before all others, which depend on it.
     First,
-    /// Concurrently with anything: it joins no room.
+    /// Concurrently with anything: it does not join a room.
     Concurrent,
     /// Concurrently with [`Schedule::Concurrent`] only: it needs the pair's room to itself.
     Room,
-    /// Alone, after those above: it floods the server.
+    /// Alone, after the preceding ones: it floods the server.
     Exclusive,
     /// Alone, at the very end: it leaves the server changed.
     Last,
 }
 
-/// Something that a case needs and not every run has.
+/// A requirement of a case that not every run meets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Need {
@@ -80,7 +81,7 @@ impl Need {
     }
 }
 
-/// A case: checks one server.
+/// The function that checks a rule against a server.
 pub type Case = for<'s> fn(&'s ServerUnderTest) -> BoxFuture<'s, Finding>;
 
 /// One rule.
@@ -88,15 +89,15 @@ pub type Case = for<'s> fn(&'s ServerUnderTest) -> BoxFuture<'s, Finding>;
 pub struct Rule {
     /// Stable id, `group.name`.
     pub id: &'static str,
-    /// The sentence of the contract.
+    /// The requirement of the contract, in one sentence.
     pub rule: &'static str,
     /// What a server must do.
     pub expected: &'static str,
-    /// Where to look when it does not, as an imperative sentence.
+    /// What to do if the server does not conform, as an imperative sentence.
     pub remedy: &'static str,
     /// The lowest level that includes it.
     pub level: Level,
-    /// Runs with `--slow` only: it takes seconds to minutes.
+    /// Runs only with `--slow`: it takes seconds to minutes.
     pub slow: bool,
     /// When it runs.
     pub schedule: Schedule,
@@ -113,7 +114,8 @@ impl std::fmt::Debug for Rule {
 }
 
 impl Rule {
-    /// A strict rule that joins no room; `texts` are the sentence, the expectation and the remedy.
+    /// A strict rule that does not join a room; `texts` are the requirement, the expectation and
+    /// the remedy.
     #[must_use]
     pub const fn new(id: &'static str, texts: [&'static str; 3], case: Case) -> Self {
         let [rule, expected, remedy] = texts;
@@ -127,7 +129,7 @@ impl Rule {
         Self { level: Level::Production, ..self }
     }
 
-    /// The same rule, run with `--slow` only.
+    /// The same rule, run only with `--slow`.
     #[must_use]
     pub const fn slow(self) -> Self {
         Self { slow: true, ..self }

@@ -1,6 +1,6 @@
-//! Order of the rules: first those the others depend on; then the ones that need no room, concurrently,
-//! beside those of the room, one after the other; then floods, one at a time; and finally those that leave
-//! the server changed.
+//! Order of the rules: first the prerequisites; then rules that need no room, concurrently,
+//! alongside rules that need it, one at a time; then floods, one at a time; and finally the rules
+//! that leave the server changed.
 
 use std::{collections::BTreeMap, sync::Mutex, time::Duration};
 
@@ -32,7 +32,7 @@ struct Run<'r> {
     on_case: OnCase<'r>,
 }
 
-/// Checks a server. When `stop` completes, the rest is not run.
+/// Checks a server. When `stop` completes, the remaining rules are not run.
 ///
 /// # Errors
 /// The signing secret is not a valid key.
@@ -125,9 +125,9 @@ impl Run<'_> {
     async fn one(&self, at: usize, rule: &Rule) -> Outcome {
         (self.on_case)(locked(&self.results).len(), rule.id);
         let started = Instant::now();
-        let (outcome, seen) = match self.reason_against(rule) {
+        let (outcome, seen) = match self.reason_not_run(rule) {
             Some(reason) => (Outcome::NotRun, reason.to_owned()),
-            None => self.look(rule).await,
+            None => self.check(rule).await,
         };
         let duration_ms = started.elapsed().as_secs_f64() * 1000.0;
         let result = CaseResult::new(rule, outcome, seen, duration_ms);
@@ -135,7 +135,7 @@ impl Run<'_> {
         outcome
     }
 
-    fn reason_against(&self, rule: &Rule) -> Option<&'static str> {
+    fn reason_not_run(&self, rule: &Rule) -> Option<&'static str> {
         let config = &self.server.config;
         let missing = rule.needs.iter().find(|need| !config.has(**need));
         match missing {
@@ -145,7 +145,7 @@ impl Run<'_> {
         }
     }
 
-    async fn look(&self, rule: &Rule) -> (Outcome, String) {
+    async fn check(&self, rule: &Rule) -> (Outcome, String) {
         let within =
             self.server.config.case_timeout + if rule.slow { SLOW_WITHIN } else { Duration::ZERO };
         match timeout(within, (rule.case)(&self.server)).await {

@@ -37,7 +37,8 @@ const MAX_PAUSE_S: u64 = 30;
 /// Maximum number of tries of a request while the server asks for pauses.
 const MAX_TRIES: u32 = 6;
 
-/// How long a failure to get a token is cached, so that the remaining rules do not wait for one.
+/// How long a failure to get a token is cached, so that the remaining rules do not wait for it
+/// again.
 const FAILURE_CACHED_FOR: Duration = Duration::from_secs(30);
 
 /// Minimum remaining lifetime of a token that is used again, seconds.
@@ -73,7 +74,8 @@ pub struct ServerUnderTest {
     /// Signs tokens; present when the server's secret is known.
     pub signer: Option<Signer>,
     tokens: Mutex<HashMap<Party, CachedToken>>,
-    /// Held during a request to the token API: concurrent cases must not use up each other's rate.
+    /// Held during a request to the token API: concurrent cases must not use up each other's rate
+    /// limit.
     asking: Mutex<()>,
     /// Whether the server sends `hello` on a new socket.
     greeting: AtomicU8,
@@ -136,7 +138,7 @@ impl ServerUnderTest {
         self.device(party).map_or("", |device| device.id.as_str())
     }
 
-    /// Text that occurs in no other message of this run.
+    /// Text that is unique within this run.
     #[must_use]
     pub fn unique_text(&self) -> String {
         format!("orion-check-{}", self.unique_texts.fetch_add(1, Ordering::Relaxed))
@@ -154,7 +156,7 @@ impl ServerUnderTest {
         self.request_token_as(login, body, None).await
     }
 
-    /// The same with another `Host`, if one is given.
+    /// Like [`ServerUnderTest::request_token`], with another `Host` if one is given.
     ///
     /// # Errors
     /// As [`ServerUnderTest::request_token`].
@@ -181,7 +183,8 @@ impl ServerUnderTest {
         self.token_api.record(answer.await)
     }
 
-    /// The same; waits and retries when the server asks for a pause.
+    /// Like [`ServerUnderTest::request_token`], but waits and retries when the server asks for a
+    /// pause.
     ///
     /// # Errors
     /// As [`ServerUnderTest::request_token`].
@@ -243,7 +246,7 @@ impl ServerUnderTest {
     /// A valid token of a device: from the API, or signed with the secret. It may have been used before.
     ///
     /// # Errors
-    /// There is none.
+    /// No token is available.
     pub async fn token(&self, party: Party) -> Result<String, CaseError> {
         let mut tokens = self.tokens.lock().await;
         match tokens.get(&party) {
@@ -282,7 +285,7 @@ impl ServerUnderTest {
     /// Header and claims of a valid token.
     ///
     /// # Errors
-    /// There is none.
+    /// No token is available.
     pub async fn template(&self, party: Party) -> Result<Template, CaseError> {
         if self.device(party).is_some_and(|device| device.login.is_some()) {
             let token = self.token(party).await?;
@@ -318,7 +321,7 @@ impl ServerUnderTest {
         let Some(signer) = &self.signer else {
             return Err(CaseError::NotRun(Need::JwtSecret.reason().into()));
         };
-        // Boxed: recursive, as a template may come from a token that is made here.
+        // Boxed because it is recursive: a template may come from a token that is signed here.
         let template = Box::pin(self.template(party)).await?;
         signer.sign(&change(template.at(unix_now())))
     }

@@ -1,5 +1,5 @@
-//! One WebSocket (RFC 6455) as a rule uses it: relayed messages and the server's own are kept apart, and
-//! every wait has a timeout.
+//! One WebSocket (RFC 6455) as a rule uses it: relayed messages and the server's own are kept
+//! separate, and every wait has a timeout.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -27,7 +27,7 @@ use crate::types::printable;
 /// Types of messages that a server relays.
 const RELAYED: [&str; 5] = ["offer", "answer", "ice", "bye", "state"];
 
-/// How long a closed socket is read from for the rest of the closing handshake.
+/// How long a closed socket is still read from, to complete the closing handshake.
 const CLOSING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Maximum size of a received message, bytes.
@@ -153,7 +153,7 @@ impl Socket {
                     (Some(frame.code.into()), frame.reason.to_string())
                 });
                 self.end = Some(SocketEnd { code, reason });
-                // Further reads send the answering close frame.
+                // Further reads send the close frame in response.
                 let closing = async { while let Some(Ok(_)) = self.ws.next().await {} };
                 let _ = timeout(CLOSING_TIMEOUT, closing).await;
             }
@@ -192,11 +192,11 @@ impl Socket {
         &mut self,
         within: Duration,
         what: &str,
-        mut look: impl FnMut(&mut Self) -> Option<T>,
+        mut find: impl FnMut(&mut Self) -> Option<T>,
     ) -> Result<T, CaseError> {
         let deadline = Instant::now() + within;
         loop {
-            if let Some(found) = look(self) {
+            if let Some(found) = find(self) {
                 return Ok(found);
             }
             self.usable()?;
@@ -288,10 +288,10 @@ impl Socket {
         while self.step(deadline).await {}
     }
 
-    /// Expects that nothing is relayed for a moment.
+    /// Expects nothing to be relayed for a short time.
     ///
     /// # Errors
-    /// Something was.
+    /// A message was relayed.
     pub async fn nothing_relayed(&mut self) -> Result<(), CaseError> {
         self.read_for(self.timeouts.quiet).await;
         match self.relayed.front() {
@@ -326,7 +326,7 @@ impl Socket {
     /// Expects a close frame with this code.
     ///
     /// # Errors
-    /// It stayed open, or ended otherwise.
+    /// The socket stayed open, or ended differently.
     pub async fn closed_with(&mut self, code: u16, within: Duration) -> Result<String, CaseError> {
         let end = self.ended(within).await?;
         if end.code == Some(code) { Ok(end.to_string()) } else { violation(end.to_string()) }
@@ -343,7 +343,7 @@ impl Socket {
                 while let Some(Ok(_)) = self.ws.next().await {}
             }
         };
-        // Wait no longer for a server that does not answer.
+        // Do not wait longer for a server that does not answer.
         let _ = timeout(CLOSING_TIMEOUT, closing).await;
     }
 }

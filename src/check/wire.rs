@@ -1,5 +1,5 @@
-//! HTTP/1.1 (RFC 9112) over TCP or TLS, with nothing added to what a rule sends, and every response read
-//! within bounds.
+//! HTTP/1.1 (RFC 9112) over TCP or TLS: sends exactly what a rule specifies, and limits the size of
+//! every response.
 
 use std::{fmt::Write as _, io};
 
@@ -47,7 +47,8 @@ pub async fn connect_tcp(url: &Url, receive_buffer: Option<u32>) -> io::Result<T
         }
         match socket.connect(address).await {
             Ok(stream) => {
-                // Small messages must not wait for acknowledgements; a failure only costs speed.
+                // Small messages must not wait for acknowledgements; a failure only affects
+                // latency.
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
@@ -144,13 +145,13 @@ impl Request {
         Self { line, host, head, body: Vec::new() }
     }
 
-    /// The same with another `Host`, if one is given.
+    /// Replaces `Host`, if another one is given.
     #[must_use]
     pub fn to_host(self, host: Option<&str>) -> Self {
         Self { host: host.map_or(self.host, str::to_owned), ..self }
     }
 
-    /// With one more header line. Control characters in `value` are removed.
+    /// Adds a header line. Control characters in `value` are removed.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         let value: String = value.chars().filter(|c| !c.is_control()).collect();
@@ -159,7 +160,7 @@ impl Request {
         self
     }
 
-    /// With a JSON body.
+    /// Sets a JSON body.
     #[must_use]
     pub fn json(self, body: &str) -> Self {
         let length = body.len().to_string();
@@ -205,7 +206,7 @@ async fn read_answer(stream: &mut Stream) -> Result<Answer, CaseError> {
             break at;
         }
         if bytes.len() > MAX_HEAD {
-            return violation("the HTTP response head does not end");
+            return violation("the HTTP response head is larger than 64 KiB");
         }
         if more(stream, &mut bytes).await? == 0 {
             return violation(if bytes.is_empty() {
@@ -309,7 +310,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bodies_end_where_their_heads_say() {
+    async fn response_heads_determine_where_bodies_end() {
         for (bytes, body) in [
             (&b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabc"[..], "ab"),
             (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x\r\nab\r\n1\r\nc\r\n0\r\n\r\n", "abc"),

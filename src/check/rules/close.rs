@@ -113,7 +113,7 @@ async fn binary(server: &ServerUnderTest) -> Finding {
 async fn too_big(server: &ServerUnderTest) -> Finding {
     let mut phone = server.join(Party::Phone).await?;
     let text = offer_of(&server.pair().await?, MAX_MESSAGE_BYTES + 1);
-    // Whether it was accepted shows in how the socket ends.
+    // Sending may fail; only the close code matters.
     phone.try_send(&text).await;
     phone.closed_with(close::TOO_BIG, server.config.timeouts.answer).await
 }
@@ -138,7 +138,7 @@ async fn replaced(server: &ServerUnderTest) -> Finding {
 }
 
 async fn newest_wins(server: &ServerUnderTest) -> Finding {
-    // Nothing is read from the older one, as if its network were gone.
+    // Nothing is read from the older one, as if its network had failed.
     let (older, mut mac) = server.both().await?;
     let mut newer = server.join(Party::Phone).await?;
     let pair = server.pair().await?;

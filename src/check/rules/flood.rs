@@ -68,7 +68,7 @@ pub const RULES: &[Rule] = &[
         "flood.token-429",
         [
             "Excess token requests are answered with 429 and Retry-After.",
-            "HTTP 429 with Retry-After (not run if 300 requests reach no limit)",
+            "HTTP 429 with Retry-After (not run if 300 requests do not reach a limit)",
             "add Retry-After, in seconds, to the 429",
         ],
         |server| Box::pin(token_requests(server)),
@@ -78,7 +78,7 @@ pub const RULES: &[Rule] = &[
         "flood.handshake-429",
         [
             "Excess handshakes are answered with 429 and Retry-After.",
-            "HTTP 429 with Retry-After (not run if 300 handshakes reach no limit)",
+            "HTTP 429 with Retry-After (not run if 300 handshakes do not reach a limit)",
             "add Retry-After, in seconds, to the 429",
         ],
         |server| Box::pin(handshakes(server)),
@@ -134,7 +134,7 @@ async fn slow_peer(server: &ServerUnderTest) -> Finding {
     let text = offer_of(&server.pair().await?, LARGE);
     for sent in 0..LARGE_AT_ONCE + LARGE_LATER {
         phone.send(&text).await?;
-        // After the burst 16/s, below the allowed 20/s.
+        // After the burst: 16/s, below the allowed 20/s.
         let pause = if sent < LARGE_AT_ONCE { 1 } else { 60 };
         phone.read_for(Duration::from_millis(pause)).await;
         if phone.has_server_message("peer-left") {
@@ -159,7 +159,7 @@ fn limit(answer: &Answer) -> Option<Finding> {
 }
 
 fn no_limit(what: &str) -> Finding {
-    Err(CaseError::NotRun(format!("{MANY_REQUESTS} {what} reached no limit")))
+    Err(CaseError::NotRun(format!("{MANY_REQUESTS} {what} did not reach a limit")))
 }
 
 async fn token_requests(server: &ServerUnderTest) -> Finding {

@@ -1,6 +1,6 @@
-//! Input that no app sends but any client can: identifiers that a store cannot hold, host names that merely
-//! resolve to this server, huge numbers, floods of frames, duplicate keys. It is rejected and does not
-//! affect other clients.
+//! Input that no app sends but any client can: identifiers that a store cannot hold, host names
+//! that merely resolve to this server, huge numbers, floods of frames, duplicate keys. Such input
+//! is rejected and does not affect other clients.
 
 use std::time::Duration;
 
@@ -36,8 +36,8 @@ pub const RULES: &[Rule] = &[
         [
             "An identifier that the store cannot hold is rejected as malformed, without affecting other requests.",
             "HTTP 400 for a NUL in deviceId or pairId, and HTTP 200 for the next valid request",
-            "validate identifiers before querying the store; an error about a value (SQLSTATE 22 and \
-             23) is not an outage",
+            "validate identifiers before querying the store; an error about a value (SQLSTATE \
+             classes 22 and 23) is not an outage",
         ],
         |server| Box::pin(control_characters(server)),
     )
@@ -47,7 +47,7 @@ pub const RULES: &[Rule] = &[
     Rule::new(
         "handshake.421-host",
         [
-            "A development server accepts requests for this machine's names only.",
+            "A development server accepts only requests for this machine's own names.",
             "HTTP 421 or 403 for another Host, from the token API and before the upgrade (not run \
              against other servers)",
             "compare Host with localhost and the loopback addresses, to prevent DNS rebinding",
@@ -87,7 +87,7 @@ pub const RULES: &[Rule] = &[
     .schedule(Schedule::Exclusive),
 ];
 
-/// One request; retried when rate-limited, but not when the server is down.
+/// Sends one request; retries when rate-limited, but not when the server is down.
 async fn request_token(
     server: &ServerUnderTest,
     login: &str,
@@ -116,7 +116,7 @@ async fn control_characters(server: &ServerUnderTest) -> Finding {
             server.expect_no_token(&request_token(server, &login, &bad.to_string()).await?, 400)?;
         let after = request_token(server, &login, &good).await?;
         if after.status != 200 {
-            return violation(format!("{} for the valid request after it", after.summary()));
+            return violation(format!("{} for the next valid request", after.summary()));
         }
     }
     Ok(seen)

@@ -1,4 +1,4 @@
-//! Message schema in full: what is relayed besides the bold fields, what is rejected, and token renewal.
+//! The whole message schema: relaying beyond the bold fields, rejections, and token renewal.
 
 use serde_json::json;
 
@@ -208,7 +208,8 @@ async fn largest(server: &ServerUnderTest) -> Finding {
     Ok(format!("{} bytes received", text.len()))
 }
 
-/// Sends bad messages, and expects an `error` for each and that only the next valid one is relayed.
+/// Sends invalid messages; expects an `error` for each, and only the next valid message to be
+/// relayed.
 async fn answered_with_error(server: &ServerUnderTest, bad: &[String]) -> Finding {
     let (mut phone, mut mac) = server.both().await?;
     let mut codes = Vec::new();

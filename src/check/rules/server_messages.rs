@@ -1,4 +1,4 @@
-//! Messages of the server itself: hello, peer-joined and peer-left.
+//! Messages from the server itself: hello, peer-joined and peer-left.
 
 use serde_json::Value;
 

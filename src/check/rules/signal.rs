@@ -1,4 +1,4 @@
-//! What the production server must do with messages: relay them in order, and only to the right device.
+//! Requirements on the production server: relay messages in order, and only to the right device.
 
 use serde_json::{Value, json};
 
@@ -100,7 +100,7 @@ pub const RULES: &[Rule] = &[
     .needs(&[Need::OtherPair]),
 ];
 
-/// An offer as a phone writes it, with `mark` as its session name.
+/// An offer as sent by a phone, with `mark` as its session name.
 pub(super) fn offer_text(pair: &str, mark: &str) -> String {
     json!({"t": "offer", "pairId": pair, "sdp": sdp(mark)}).to_string()
 }
@@ -110,7 +110,7 @@ pub(super) fn sdp(mark: &str) -> String {
     format!("v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns={mark}\r\nt=0 0\r\na=group:BUNDLE 0\r\n")
 }
 
-/// A candidate of a documentation network (RFC 5737), identified by its port.
+/// A candidate in a documentation network (RFC 5737), identified by its port.
 pub(super) fn candidate_text(pair: &str, port: usize) -> String {
     let candidate = format!("candidate:1 1 udp 2122260223 192.0.2.1 {port} typ host");
     json!({

@@ -65,7 +65,8 @@ pub const RULES: &[Rule] = &[
     Rule::new(
         "close.1012-restart",
         [
-            "A restarting server announces it with a close code, and accepts the devices again afterwards.",
+            "A server that restarts announces this with a close code and accepts the devices again \
+             afterwards.",
             "close code 1012 for both, then HTTP 101",
             "close sockets with 1012 on SIGTERM, before the process exits",
         ],
@@ -206,7 +207,7 @@ async fn restart(server: &ServerUnderTest) -> Finding {
     drop((phone, mac));
     let deadline = Instant::now() + within;
     loop {
-        // Its keys may have changed.
+        // The server's keys may have changed.
         server.forget_tokens().await;
         match server.join(Party::Phone).await {
             Ok(phone) => {
@@ -241,15 +242,15 @@ async fn revoked(server: &ServerUnderTest) -> Finding {
     Ok(format!("{seen} after {after:.0} s"))
 }
 
-/// Looks again and again until a refusal shows, or 30 s are over.
+/// Polls until the server rejects a request or 30 s have elapsed.
 async fn rejected_soon<F: Future<Output = Finding>>(
     server: &ServerUnderTest,
-    look: impl Fn() -> F,
+    check: impl Fn() -> F,
 ) -> Finding {
     server.revoke().await?;
     let deadline = Instant::now() + server.config.timeouts.revocation;
     loop {
-        match look().await {
+        match check().await {
             Err(CaseError::Violation(_)) if Instant::now() < deadline => {
                 sleep(POLL_INTERVAL.min(server.config.timeouts.quiet)).await;
             }

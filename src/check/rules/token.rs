@@ -113,7 +113,7 @@ pub const RULES: &[Rule] = &[
     Rule::new(
         "token.401-forged-login",
         [
-            "Login tokens that the login service has not signed are rejected.",
+            "Login tokens that the login service did not sign are rejected.",
             "HTTP 401 for alg `none` and for a changed signature (production: any 4xx)",
             "verify the signature with the key's algorithm, never with the one the token names",
         ],
@@ -123,7 +123,7 @@ pub const RULES: &[Rule] = &[
     Rule::new(
         "token.403-third-device",
         [
-            "A device that is in no pair of the user is rejected.",
+            "A device that is not in any of the user's pairs is rejected.",
             "HTTP 403 {code, message} (production: any 4xx)",
             "check the device against the user's active pairs",
         ],
@@ -145,7 +145,8 @@ pub const RULES: &[Rule] = &[
     Rule::new(
         "token.403-alike",
         [
-            "`No such pair` and `not your pair` get the same response, so it does not reveal which pairs exist.",
+            "`No such pair` and `not your pair` get the same response, so that it does not reveal \
+             which pairs exist.",
             "the same status and body for an unknown pair, another user's pair and a third device",
             "use the same code and message for both rejections",
         ],
@@ -286,7 +287,7 @@ async fn ice_servers(server: &ServerUnderTest) -> Finding {
                         return violation("a TURN server has no username or credential");
                     }
                 }
-                _ => return violation("a URL is not of scheme stun:, turn: or turns:"),
+                _ => return violation("a URL has a scheme other than stun:, turn: or turns:"),
             }
         }
     }
@@ -387,7 +388,7 @@ async fn same_response(server: &ServerUnderTest) -> Finding {
         let response = (answer.status, answer.body.clone());
         if *first.get_or_insert_with(|| response.clone()) != response {
             return violation(format!(
-                "{} for one, another response for the other",
+                "{} for one request, a different response for another",
                 answer.summary()
             ));
         }

@@ -33,14 +33,15 @@ impl ServerUnderTest {
         self.tokens.lock().await.clear();
     }
 
-    /// Revokes the pair; only the first call of a run does.
+    /// Revokes the pair, only once per run.
     ///
     /// # Errors
     /// The command failed.
     pub async fn revoke(&self) -> Result<(), CaseError> {
         let mut revoked = self.revoked.lock().await;
         if !*revoked {
-            // Tokens from before the revocation, which must not be accepted afterwards.
+            // These tokens, from before the revocation, must not be accepted
+            // afterwards.
             self.forget_tokens().await;
             for party in [Party::Phone, Party::Mac] {
                 self.token(party).await?;

@@ -106,7 +106,7 @@ impl ServerUnderTest {
         }
     }
 
-    /// The same; closes the socket if the upgrade succeeds.
+    /// Like [`ServerUnderTest::handshake`], but closes the socket if the upgrade succeeds.
     ///
     /// # Errors
     /// As [`ServerUnderTest::handshake_once`].
@@ -150,13 +150,13 @@ impl ServerUnderTest {
         let mut socket = Socket::new(stream, answer.body, timeouts).await;
         let greeted = socket.wait_for_first(wait).await;
         let greeting = if greeted { GREETS } else { SILENT };
-        // The first socket decides for all.
+        // The first socket determines this for all of them.
         let _ =
             self.greeting.compare_exchange(UNKNOWN, greeting, Ordering::Relaxed, Ordering::Relaxed);
         Ok(socket)
     }
 
-    /// Joins as phone and as Mac.
+    /// Joins as the phone and as the Mac.
     ///
     /// # Errors
     /// As [`ServerUnderTest::join`].
