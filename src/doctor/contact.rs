@@ -18,13 +18,13 @@ use crate::{
     types::{clock_skew_words, printable},
 };
 
-/// Timeout of each.
+/// Timeout for each server.
 const WITHIN: Duration = Duration::from_secs(6);
 
-/// Clock skew that breaks tokens and credentials sooner or later, seconds.
+/// Clock skew from which tokens and credentials are expected to fail, seconds.
 const MAX_SKEW: f64 = 30.0;
 
-/// Findings about both.
+/// Findings about both servers.
 #[derive(Debug, Default)]
 pub(super) struct Contacts {
     pub(super) token: Option<Contacted>,

@@ -8,7 +8,7 @@ use super::{DoctorConfig, problem::Problem, report::Interface};
 const VPN_NAMES: [&str; 9] =
     ["tun", "tap", "utun", "wg", "ppp", "ipsec", "tailscale", "zt", "nordlynx"];
 
-/// The addresses that candidates may be gathered on, loopback last.
+/// The addresses from which candidates may be gathered, loopback last.
 pub(super) fn list(config: &DoctorConfig) -> Vec<Interface> {
     let mut all: Vec<Interface> = if_addrs::get_if_addrs()
         .unwrap_or_default()
@@ -33,7 +33,7 @@ pub(super) fn small_buffer(granted: Option<usize>) -> Option<Problem> {
         "the socket receive buffer is only {} KB: it may overflow while a keyframe arrives",
         granted / 1000
     );
-    let remedy = "as root: sysctl -w net.core.rmem_max=4194304 (macOS: kern.ipc.maxsockbuf)";
+    let remedy = "run as root: sysctl -w net.core.rmem_max=4194304 (macOS: kern.ipc.maxsockbuf)";
     Some(Problem::error("small-receive-buffer", None, message, remedy).warning())
 }
 

@@ -1,5 +1,5 @@
-//! Behavior of the NAT: by RFC 5780 when a server has an alternate address; otherwise mapping by several
-//! servers, and filtering with the help of a TURN server.
+//! Behavior of the NAT: tested according to RFC 5780 if a server has an alternate address;
+//! otherwise, mapping is tested with several servers, and filtering with the help of a TURN server.
 
 use std::{
     collections::BTreeSet,
@@ -34,8 +34,8 @@ use crate::stun::{
 /// Maximum number of servers queried for the mapping.
 const MAX_SERVERS: usize = 8;
 
-/// The local address from which packets to `server` are sent; `None` without a route, or when the wanted
-/// interface has no address of this family.
+/// The local address from which packets to `server` are sent; `None` without a route, or when the
+/// selected interface has no address of this family.
 pub(super) fn local_towards(config: &DoctorConfig, server: SocketAddr) -> Option<IpAddr> {
     if let Some(name) = &config.interface {
         let all = if_addrs::get_if_addrs().unwrap_or_default();
@@ -204,8 +204,8 @@ pub(super) async fn lifetime(nat: &mut Nat, local: IpAddr, server: SocketAddr, m
     });
 }
 
-/// Spawns a socket that echoes everything received from `relayed`; until something arrives, it sends
-/// packets there to open NATs.
+/// Spawns a task with a socket that echoes everything received from `relayed`; until something
+/// arrives, it sends packets there to open NATs.
 pub(super) async fn mirror(local: IpAddr, relayed: SocketAddr) -> io::Result<AbortHandle> {
     let socket = UdpSocket::bind((local, 0)).await?;
     let task: JoinHandle<()> = tokio::spawn(async move {

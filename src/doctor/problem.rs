@@ -19,7 +19,7 @@ pub struct Problem {
     pub code: String,
     /// How bad it is.
     pub severity: Severity,
-    /// What it concerns: a URL, an address or an interface.
+    /// The URL, address or interface concerned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
     /// What is wrong.

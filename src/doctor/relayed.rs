@@ -1,9 +1,11 @@
-//! Mapping and filtering with the help of a TURN server, for servers without an alternate address (most).
+//! Mapping and filtering with the help of a TURN server, for servers without an alternate address
+//! (most servers).
 //!
-//! The relayed address is one more remote endpoint: it reports the source address of our packets, and it
-//! sends to sockets of ours that have (a) never sent to its IP address, (b) sent to another port of it,
-//! (c) sent to it. What arrives distinguishes endpoint-independent, address-dependent and
-//! address-and-port-dependent filtering; without (c) nothing is known.
+//! The relayed address is one more remote endpoint: it reports the source address of our packets,
+//! and it sends to three of our sockets, which have (a) never sent to its IP address, (b) sent to
+//! another of its ports, or (c) sent to it. Which packets arrive distinguishes
+//! endpoint-independent, address-dependent and address-and-port-dependent filtering; if (c) fails,
+//! nothing is known.
 
 use std::{
     collections::BTreeSet,
@@ -33,7 +35,7 @@ const LOST_AFTER: u64 = 1600;
 /// Timeout of the whole test.
 const WITHIN: Duration = Duration::from_secs(7);
 
-/// What a TURN server revealed about the NAT.
+/// Findings about the NAT from a TURN server.
 #[derive(Debug, Clone)]
 pub(super) struct RelayFindings {
     /// External addresses of one socket, as seen by the servers and the relayed address.

@@ -90,9 +90,9 @@ pub struct Nat {
     /// Port assignment (RFC 4787 §4.2).
     #[serde(serialize_with = "ports")]
     pub ports: Option<Ports>,
-    /// Hairpinning (RFC 4787 §6).
+    /// Whether the NAT supports hairpinning (RFC 4787 §6).
     pub hairpinning: Option<bool>,
-    /// Lifetime of a binding without traffic, seconds: at least, and less than.
+    /// Lifetime of a binding without traffic, seconds: lower and upper bound.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub binding_lifetime_s: Option<[Option<f64>; 2]>,
     /// Where the servers are, if not on the internet: `this-machine` or `this-network`. NATs beyond them
@@ -148,7 +148,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Whether it does its job: report the external address, or allocate a relayed one.
+    /// Whether it works: a STUN server responds, a TURN server allocates a relayed address.
     #[must_use]
     pub fn works(&self) -> bool {
         if self.turn { self.relayed.is_some() } else { self.reachable }
@@ -178,7 +178,8 @@ pub struct Burst {
     pub sent: u32,
     /// Packets that came back.
     pub received: u32,
-    /// From the first packet sent to the last that came back, ms; pacing takes 85 ms of it.
+    /// From the first packet sent to the last that came back, ms; pacing accounts for 85 ms of
+    /// this.
     pub took_ms: f64,
 }
 
@@ -254,7 +255,7 @@ fn seconds<S: Serializer>(length: &Duration, serializer: S) -> Result<S::Ok, S::
     serializer.serialize_f64((length.as_secs_f64() * 1e3).round() / 1e3)
 }
 
-/// `{"is","atLeast","atMost"}`; `is` only when both are the same.
+/// `{"is","atLeast","atMost"}`; `is` is null unless the bounds are equal.
 #[allow(clippy::ref_option, clippy::trivially_copy_pass_by_ref)] // Required by serde.
 fn bounds<S: Serializer>(bounds: &Option<Bounds>, serializer: S) -> Result<S::Ok, S::Error> {
     bounds

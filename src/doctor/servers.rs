@@ -30,7 +30,7 @@ use crate::{
 /// Timeout of a DNS lookup.
 const RESOLVE_WITHIN: Duration = Duration::from_secs(4);
 
-/// Round trips through an allocation.
+/// Number of round trips measured through an allocation.
 const ROUND_TRIPS: u32 = 10;
 
 /// Maximum number of transports of one host tested concurrently: a user's number of allocations is
@@ -48,7 +48,7 @@ pub(super) struct ServerTarget {
     pub(super) address: Option<SocketAddr>,
     /// The local address to use.
     pub(super) local: Option<IpAddr>,
-    /// All addresses of this family: the NAT is examined with as many as there are.
+    /// All addresses of this family; the NAT is tested with all of them.
     pub(super) all: Vec<SocketAddr>,
     row: Server,
 }
@@ -114,7 +114,10 @@ async fn resolve_one(
                 Err(why) => {
                     (why, "check the spelling of the host name and this machine's name server")
                 }
-                Ok(_) => ("it has no address of the selected family".to_owned(), "check --network"),
+                Ok(_) => (
+                    "the host has no address of the selected family".to_owned(),
+                    "check --network",
+                ),
             };
             let problem = Problem::error(code(&row, "unresolved"), Some(url), message, remedy);
             row.problem = Some(problem);
@@ -213,7 +216,7 @@ async fn probe_one(
         Ok(Ok(())) => expiring(&row),
         Ok(Err(error)) => Some(describe(&row, &error, login, now, clock_skew)),
         Err(_) if row.works() => {
-            row.not_measured.get_or_insert_with(|| "no time was left".to_owned());
+            row.not_measured.get_or_insert_with(|| "the time limit was reached".to_owned());
             expiring(&row)
         }
         Err(_) => Some(Problem::error(
@@ -250,7 +253,7 @@ async fn exchange(
         Ok(_) => (row.reachable, row.authenticated) = (true, Some(true)),
         Err(ClientError::Refused { code, .. }) => {
             row.reachable = true;
-            // Errors other than these are reported to an authenticated user.
+            // Errors other than these are sent only to authenticated users.
             row.authenticated = Some(!matches!(code, 400 | 401 | 420 | 438));
         }
         Err(_) => {}
@@ -337,7 +340,7 @@ async fn through(
     Ok(true)
 }
 
-/// Seconds until TURN REST credentials expire, which their username states.
+/// Seconds until TURN REST credentials expire, according to their username.
 fn expires_in(login: &Login, now: SystemTime) -> Option<i64> {
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     Some(i64::try_from(expiry(&login.username)?).ok()?.saturating_sub_unsigned(now))
@@ -345,7 +348,7 @@ fn expires_in(login: &Login, now: SystemTime) -> Option<i64> {
 
 fn expiring(row: &Server) -> Option<Problem> {
     let left = row.credential_expires_in_s.filter(|left| *left < EXPIRES_SOON_S && row.turn)?;
-    let message = format!("its credential expires in {left} s");
+    let message = format!("the credential expires in {left} s");
     let remedy = "fetch a new token before each connection, or increase the lifetime of the TURN credentials";
     Some(Problem::error("credential-expires-soon", Some(&row.url), message, remedy).warning())
 }

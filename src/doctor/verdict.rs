@@ -49,7 +49,7 @@ pub struct Verdict {
     pub relays: Vec<&'static str>,
 }
 
-/// Draws the conclusion, and adds the problems that follow from the findings together.
+/// Draws the conclusion, and adds the problems that follow from the findings as a whole.
 pub(super) fn judge(
     report: &mut DoctorReport,
     config: &DoctorConfig,
@@ -98,7 +98,7 @@ fn settle_udp(report: &mut DoctorReport) {
     }
 }
 
-/// Whether a problem is of the network and not of a server, which then needs no repair.
+/// Whether a problem concerns only the network, so that no server needs to be fixed.
 fn is_of_network(code: &str) -> bool {
     matches!(
         code,
@@ -207,7 +207,7 @@ fn about_the_nat(nat: &Nat, interfaces: &[super::report::Interface]) -> Vec<Prob
             Problem::error(
                 "carrier-grade-nat",
                 None,
-                "an address in 100.64.0.0/10: the carrier uses carrier-grade NAT (RFC 6598)",
+                "an address is in 100.64.0.0/10: the carrier uses carrier-grade NAT (RFC 6598)",
                 "rely on a TURN server or use IPv6; changes to the router do not help",
             )
             .warning(),
@@ -219,7 +219,7 @@ fn about_the_nat(nat: &Nat, interfaces: &[super::report::Interface]) -> Vec<Prob
                 "vpn",
                 Some(&vpn.name),
                 "the route to the servers seems to go through a VPN",
-                "this report describes the VPN: disconnect it, or select an interface with --interface",
+                "disconnect the VPN, which this report describes, or select another --interface",
             )
             .warning(),
         );
@@ -228,7 +228,7 @@ fn about_the_nat(nat: &Nat, interfaces: &[super::report::Interface]) -> Vec<Prob
 }
 
 /// Turns errors into warnings: a network that blocks UDP is not the servers' fault, and if every peer can be
-/// reached anyway, the fault of a server does not matter.
+/// reached anyway, a failing server does not matter.
 fn soften(nat: &Nat, verdict: &Verdict, problems: &mut [Problem]) {
     let all = verdict.none.is_empty();
     for problem in problems {
@@ -246,7 +246,7 @@ fn about_relays(report: &DoctorReport, verdict: &Verdict, any_configured: bool) 
             "no-ice-servers",
             None,
             "no STUN or TURN server is known",
-            "give --ice-server stun:HOST and turn:HOST, or have the token API return them",
+            "pass --ice-server stun:HOST and turn:HOST, or have the token API return them",
         ));
     }
     if verdict.none.is_empty() {
@@ -259,7 +259,8 @@ fn about_relays(report: &DoctorReport, verdict: &Verdict, any_configured: bool) 
         } else {
             (
                 "no TURN server is known",
-                "add one: --ice-server turn:HOST, or `orion-peer serve` with its embedded TURN server",
+                "pass --ice-server turn:HOST, or run `orion-peer serve` with its embedded TURN \
+                 server",
             )
         };
         let message =
@@ -270,7 +271,7 @@ fn about_relays(report: &DoctorReport, verdict: &Verdict, any_configured: bool) 
         "no-relay-over-tcp",
         None,
         "no TURN server works over TCP or TLS: peers without UDP cannot be reached",
-        "enable TCP or TLS on the TURN server, and give turn:HOST?transport=tcp or turns:HOST",
+        "enable TCP or TLS on the TURN server, and pass turn:HOST?transport=tcp or turns:HOST",
     ))
 }
 
@@ -293,7 +294,7 @@ fn describe(
         (_, _) if profile.is_none() => "unknown which peers can be reached directly".to_owned(),
         (0, _) => "no peer can be reached directly".to_owned(),
         (n, _) if n + 1 >= MATRIX.len() => "every peer with UDP can be reached directly".to_owned(),
-        (_, list) => format!("direct only with peers {}", located(list)),
+        (_, list) => format!("only peers {} can be reached directly", located(list)),
     };
     text.push_str(&direct);
     text.push_str("; ");
@@ -332,7 +333,7 @@ fn located(profiles: &[String]) -> String {
     if open.is_empty() { behind } else { format!("without NAT or {behind}") }
 }
 
-/// A profile of [`MATRIX`] in words; another name as it is.
+/// A profile of [`MATRIX`] in words; other names are returned unchanged.
 fn described(profile: &str) -> &str {
     match profile {
         "firewall" => "a firewall",

@@ -91,7 +91,8 @@ fn direct_peers_match_theory() {
     let report = judged(nat_of("sym"), all_turn(true), Vec::new());
     assert_eq!(report.verdict.direct, ["none", "fullcone", "addr"]);
     assert!(report.verdict.text.contains(
-        "direct only with peers without NAT or behind a full-cone NAT or an address-restricted NAT;"
+        "only peers without NAT or behind a full-cone NAT or an address-restricted NAT can be \
+         reached"
     ));
     assert!(report.verdict.text.contains("TURN over UDP, TCP and TLS works"));
 }
