@@ -143,7 +143,7 @@ impl<'r> Connection<'r> {
         }
     }
 
-    /// Handles events until everything is measured or nothing more can be.
+    /// Handles events until everything is measured or the connection is over.
     async fn follow(&mut self, call: &mut Call) {
         while !self.over {
             let wake = self.wake();
@@ -259,7 +259,7 @@ impl<'r> Connection<'r> {
         match event {
             PeerEvent::ControlOpen => self.opened().await,
             PeerEvent::State(ConnectionState::Disconnected) if self.open.is_some() => {
-                self.lost("the peer does not respond any more".into(), None);
+                self.lost("the peer no longer responds".into(), None);
             }
             PeerEvent::Control(ControlMessage::Pong { id, at, .. }, _, read) => {
                 self.pinging.pong(&id, at, read);
@@ -338,7 +338,7 @@ async fn next_local_event(local_peer: Option<&mut LocalPeer>) -> LocalPeerEvent 
 
 async fn sent(sending: &mut Option<JoinHandle<Option<SentAccessUnit>>>) -> Option<SentAccessUnit> {
     match sending {
-        // A failed send shows at the receiver.
+        // A failed send is noticed at the receiver.
         Some(sending) => sending.await.ok().flatten(),
         None => std::future::pending().await,
     }

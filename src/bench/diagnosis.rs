@@ -1,7 +1,7 @@
 //! Diagnoses a failed connection: stage, code, cause and remedy, from the evidence collected.
 //!
-//! Codes are kebab case and stable. Reported errors have their own; a failure that only shows in the absence of
-//! progress gets one of these:
+//! Codes are kebab case and stable. Reported errors have their own; a failure that is visible only as missing progress
+//! gets one of these:
 //!
 //! | stage | code | evidence |
 //! |---|---|---|
@@ -13,9 +13,9 @@
 //! | ice | `no-remote-candidate` | the peer sent none |
 //! | ice | `no-pair` | no candidate pair worked |
 //! | ice | `lost` | connected, and lost before everything was measured |
-//! | dtls | `no-handshake` | ICE connected, DTLS did not |
-//! | datachannel | `not-open` | DTLS connected, the channel did not open |
-//! | datachannel | `no-pong` | pings were sent, none was answered |
+//! | dtls | `no-handshake` | ICE connected, but DTLS did not |
+//! | datachannel | `not-open` | DTLS connected, but the channel did not open |
+//! | datachannel | `no-pong` | pings were sent, but none was answered |
 //! | video | `no-keyframe` | no keyframe arrived complete |
 
 use std::{
@@ -64,7 +64,7 @@ pub(super) struct Evidence {
     pub(super) broken: Option<String>,
 }
 
-/// What the connection was configured to achieve.
+/// The configuration of the connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Expectation {
     pub(super) role: PeerRole,
@@ -73,7 +73,7 @@ pub(super) struct Expectation {
     pub(super) within: Duration,
 }
 
-/// Returns the cause.
+/// Determines the cause.
 pub(super) fn diagnose(evidence: &Evidence, expectation: Expectation) -> FailureRecord {
     if let Some(error) = &evidence.error {
         return FailureRecord {
@@ -110,8 +110,8 @@ pub(super) fn diagnose(evidence: &Evidence, expectation: Expectation) -> Failure
         return record(
             Stage::Ice,
             "lost",
-            format!("the connection was lost while it was measured: {why}"),
-            "check the peer, and the network between the two".into(),
+            format!("the connection was lost during the measurement: {why}"),
+            "check the peer, and the network between the two peers".into(),
         );
     }
     if evidence.timings.ice.is_none() {
@@ -122,9 +122,9 @@ pub(super) fn diagnose(evidence: &Evidence, expectation: Expectation) -> Failure
             Stage::Dtls,
             "no-handshake",
             format!("ICE connected, but the DTLS handshake did not complete within {within:?}"),
-            "larger UDP packets may be dropped (MTU), or the fingerprints differ: see the peer's \
-             log"
-            .into(),
+            "see the peer's log: larger UDP packets may be dropped (MTU), or the fingerprints may \
+             differ"
+                .into(),
         );
     }
     if evidence.timings.data_channel.is_none() {
@@ -154,9 +154,9 @@ fn room(evidence: &Evidence, expectation: Expectation) -> FailureRecord {
         ),
         (_, PeerRole::Receiver) => (
             "no-offer",
-            format!("the peer made no offer within {within:?}"),
-            "check that the other device is in the room and offers: bench --role recv needs a \
-             sender",
+            format!("the peer sent no offer within {within:?}"),
+            "check that the other device is in the room and sends an offer: bench --role recv \
+             needs a sender",
         ),
     };
     FailureRecord { stage: Stage::Room, code: code.into(), message, remedy: remedy.into() }
@@ -181,18 +181,18 @@ fn not_connected(evidence: &Evidence, expectation: Expectation) -> FailureRecord
             stage: Stage::Ice,
             code: "no-remote-candidate".into(),
             message: format!("the peer sent no candidates{servers}"),
-            remedy: "check the peer's candidate gathering: its network, its TURN credentials"
+            remedy: "check the peer's candidate gathering: its network and its TURN credentials"
                 .into(),
         };
     }
     let remedy = if evidence.local.contains(&relay) || evidence.remote.contains(&relay) {
-        "a relay was available but did not help: check that both peers can reach it, and that it \
-         may relay to the peer's address"
+        "check that both peers can reach the relay, which was available but did not help, and that \
+         it may relay to the peer's address"
     } else if !servers.is_empty() {
-        "neither peer has a relay candidate: fix the TURN server named above"
+        "fix the TURN server named above: neither peer has a relay candidate"
     } else {
-        "neither peer has a relay candidate: add a TURN server (--ice-server turn:HOST with \
-         --turn-secret)"
+        "add a TURN server (--ice-server turn:HOST with --turn-secret): neither peer has a relay \
+         candidate"
     };
     FailureRecord {
         stage: Stage::Ice,
@@ -207,7 +207,8 @@ fn not_connected(evidence: &Evidence, expectation: Expectation) -> FailureRecord
     }
 }
 
-/// Relay only, without a relay candidate: the answer of the server that should have provided one is the cause.
+/// Only relays are allowed, but there is no relay candidate: the response of the server that should have provided one
+/// is the cause.
 fn no_relay(evidence: &Evidence) -> FailureRecord {
     let mut turn = evidence.servers.iter().filter(|server| server.is_turn()).peekable();
     let (code, message, remedy) = if turn.peek().is_none() {
@@ -253,7 +254,7 @@ fn measured(evidence: &Evidence) -> FailureRecord {
         return FailureRecord {
             stage: Stage::Datachannel,
             code: "no-pong".into(),
-            message: format!("{sent} pings were sent over the data channel, none was answered"),
+            message: format!("{sent} pings were sent over the data channel, but none was answered"),
             remedy: "check that the peer answers `ping` with `pong`".into(),
         };
     }
@@ -269,7 +270,7 @@ fn measured(evidence: &Evidence) -> FailureRecord {
     }
 }
 
-/// Failed servers, as the end of a message.
+/// Failed servers, to be appended to a message.
 fn answers(servers: &[GatherResult]) -> String {
     let failed = servers.iter().filter_map(|server| Some((server, server.failure()?)));
     failed.fold(String::new(), |mut text, (server, (code, words))| {

@@ -1,5 +1,5 @@
-//! The remote peer of a connection if it is in this process: joins the room, answers, and reports what arrived to the
-//! measuring peer. Pings are answered by the peer itself.
+//! The remote peer of a connection, when it runs in this process: joins the room, answers, and reports what arrived
+//! to the measuring peer. Pings are answered by the peer itself.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use crate::{
     types::{CandidateType, Stage},
 };
 
-/// Number and interval of the waits for candidates that would turn a peer-reflexive one into a host one.
+/// Number and interval of the polls for candidates that may turn a peer-reflexive candidate into a host candidate.
 const SETTLE_TRIES: u32 = 15;
 const SETTLE_EACH: Duration = Duration::from_millis(20);
 
@@ -41,7 +41,7 @@ pub(super) struct Arrived {
     pub(super) rtp_timestamp: u32,
     /// SHA-256, hex.
     pub(super) sha256: String,
-    /// RTP packets.
+    /// Number of RTP packets.
     pub(super) packets: u64,
     /// Arrival of the last packet.
     pub(super) completed: Instant,
@@ -51,7 +51,7 @@ pub(super) struct Arrived {
     pub(super) arrival: ArrivedKeyframe,
 }
 
-/// The handle of the measuring peer to it.
+/// The measuring peer's handle to the local peer.
 pub(super) struct LocalPeer {
     events: mpsc::UnboundedReceiver<LocalPeerEvent>,
     stop: Option<oneshot::Sender<()>>,
@@ -96,13 +96,13 @@ impl LocalPeer {
     pub(super) async fn next(&mut self) -> LocalPeerEvent {
         match self.events.recv().await {
             Some(event) => event,
-            // Its last event was a failure.
+            // The last event was a failure.
             None => std::future::pending().await,
         }
     }
 
-    /// Leaves the room and closes the connection; returns the selected candidate pair. At the end all candidates are
-    /// known: earlier, one may look peer-reflexive.
+    /// Leaves the room and closes the connection; returns the selected candidate pair. At the end, all candidates are
+    /// known; earlier, one may look peer-reflexive.
     pub(super) async fn leave(mut self) -> Option<SelectedPair> {
         if let Some(stop) = self.stop.take() {
             let _ = stop.send(());
@@ -168,7 +168,7 @@ async fn selected(call: &Call) -> Option<SelectedPair> {
 }
 
 /// The statistics once the types of the selected candidates are known. A peer-reflexive one may be a host candidate
-/// whose signaling message has not arrived yet: a connection may be faster than that.
+/// whose signaling message has not arrived yet, because a connection may be established before that.
 pub(super) async fn settled(peer: &Peer) -> Snapshot {
     let mut snapshot = peer.stats().await;
     for _ in 0..SETTLE_TRIES {

@@ -79,9 +79,9 @@ async fn verified(info: KeyframeInfo, received: ReceivedAccessUnit) -> Verified 
     Verified { info, received, intact }
 }
 
-/// SHA-256, hex, computed off the async threads: it takes as long as a hundred packets.
+/// SHA-256, hex, computed off the async threads: it takes as long as processing a hundred packets.
 pub(super) async fn hash(data: Bytes) -> String {
     let computed = tokio::task::spawn_blocking(move || sha256(&data)).await;
-    // It fails only when the runtime ends.
+    // The task fails only when the runtime shuts down.
     computed.unwrap_or_default()
 }

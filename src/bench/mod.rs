@@ -135,7 +135,7 @@ impl Run {
     }
 
     fn emit(&self, event: BenchEvent) {
-        // Without a receiver the run is being stopped.
+        // The receiver is gone only while the run is being stopped.
         let _ = self.events.send(event);
     }
 }
@@ -196,7 +196,7 @@ fn interrupted() -> SessionError {
         stage: crate::types::Stage::Interrupted,
         code: "interrupted".into(),
         message: "stopped before all connections were measured".into(),
-        remedy: "let it run to the end; the measurements until then are in the result".into(),
+        remedy: "let the run finish; the result contains the measurements up to this point".into(),
     }
 }
 
@@ -205,7 +205,7 @@ fn failure_record(error: SessionError) -> FailureRecord {
     FailureRecord { stage, code, message, remedy }
 }
 
-/// Warm-up connections one after the other, then the others, one per slot concurrently.
+/// Makes the warm-up connections one at a time, then the counted ones, concurrently with one per slot.
 async fn connect_all(run: &Arc<Run>, totals: &mut Totals) {
     let plan = &run.config.plan;
     for _ in 0..plan.warmup {
@@ -244,7 +244,7 @@ async fn connect_all(run: &Arc<Run>, totals: &mut Totals) {
 fn joined(totals: &mut Totals, attempted: Option<Result<Attempted, JoinError>>) {
     match attempted {
         Some(Ok(attempted)) => totals.add(attempted),
-        // A bug here must not pass for a failed connection.
+        // A bug in this program must not count as a failed connection.
         Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         _ => {}
     }

@@ -1,7 +1,7 @@
 //! Pings of one connection at a fixed pace, and the times derived from their answers.
 //!
-//! The pace is that of a clock, not of the answers: a slow answer does not delay the next ping, so no slow moment is
-//! missed (coordinated omission). A ping that this process sent late, by more than the resolution of its timers,
+//! The pace follows the clock, not the answers: a slow answer does not delay the next ping, so that no slow period
+//! is missed (coordinated omission). A ping that this process sent late, by more than the resolution of its timers,
 //! counts from the moment it was due.
 //!
 //! An answer may carry the peer's clock. The fastest answer gives the clock offset as in NTP (RFC 5905 §8): its ping
@@ -18,14 +18,14 @@ use crate::{
     stats::Histogram,
 };
 
-/// A send later than this is a delay of this process, beyond the resolution of its timers (1 ms).
+/// A send later than this counts as delayed by this process: it exceeds the resolution of its timers (1 ms).
 const LATE: Duration = Duration::from_millis(2);
 
 /// How long to wait for the answers to the last pings after the channel has abandoned both directions.
 const STRAGGLERS: Duration = Duration::from_millis(800);
 
-/// The same if the channel never abandons a message: several of its retransmission timers (RFC 9260 §6.3.1, doubled
-/// each time from 1 s).
+/// Like [`STRAGGLERS`], for a channel that never abandons a message: several of its retransmission timers (RFC 9260
+/// §6.3.1, doubled each time from 1 s).
 const LATE_STRAGGLERS: Duration = Duration::from_secs(20);
 
 /// This many unanswered pings at the end, over at least this time, mean that the peer is gone.
@@ -102,12 +102,12 @@ impl Pinging {
         }
     }
 
-    /// The first ping is due now.
+    /// Starts: the first ping is due now.
     pub(super) fn start(&mut self, now: Instant) {
         self.due = (self.left > 0).then_some(now);
     }
 
-    /// No more pings.
+    /// Stops: no more pings are due.
     pub(super) fn stop(&mut self) {
         self.left = 0;
         self.due = None;
@@ -146,7 +146,7 @@ impl Pinging {
         Some(ControlMessage::Ping { id, ts, pad: Some(".".repeat(missing)) })
     }
 
-    /// The last ping was sent at `now`, later than it was created.
+    /// Records that the last ping was sent at `now`, after it was created.
     pub(super) fn was_sent(&mut self, now: Instant) {
         if let Some(ping) = self.unanswered.get_mut(&self.next) {
             let delay = now.saturating_duration_since(ping.sent);
@@ -158,7 +158,7 @@ impl Pinging {
         }
     }
 
-    /// An answer that was read at `now`; `at` is the peer's clock when it answered.
+    /// Handles an answer that was read at `now`; `at` is the peer's clock when it answered.
     pub(super) fn pong(&mut self, id: &Id, at: Option<f64>, now: Instant) {
         let Id::Number(number) = id else { return };
         let Some(unanswered) = self.unanswered.remove(number) else { return };
@@ -188,8 +188,8 @@ impl Pinging {
         }
     }
 
-    /// Number of unanswered pings at the end, if they are too many over too long a time to be lost by chance: the
-    /// peer is gone.
+    /// Number of unanswered pings at the end, if there are too many, over too long a time, to have been lost by
+    /// chance: the peer is gone.
     pub(super) fn silent_end(&self) -> Option<u64> {
         let ((newest, answered), last) = (self.newest?, self.last_sent?);
         let unanswered = (self.next - newest) as u64;
@@ -310,7 +310,7 @@ mod tests {
         let begin = Instant::now();
         let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
         pinging.start(begin);
-        // The other clock is 7 s ahead. Once 5 ms each way, once 5 ms out and 45 ms back.
+        // The other clock is 7 s ahead. The first ping takes 5 ms each way, the second 5 ms out and 45 ms back.
         let first = pinging.ping(begin, wall).unwrap();
         pinging.pong(&id(&first), Some(1007.005), begin + 10 * MS);
         let second = pinging.ping(begin + MS, wall + MS).unwrap();

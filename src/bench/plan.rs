@@ -9,7 +9,7 @@ pub struct BenchPlan {
     pub connections: u64,
     /// Warm-up connections before them, not counted.
     pub warmup: u64,
-    /// Maximum connections started per second; none starts one as soon as another has ended.
+    /// Maximum connections started per second; if `None`, one starts as soon as another has ended.
     pub rate: Option<f64>,
     /// Pings over all connections.
     pub pings: u64,
@@ -71,7 +71,7 @@ impl BenchPlan {
         counted.saturating_add(self.warmup)
     }
 
-    /// When the connection number `nth`, from 0, is due, after the start.
+    /// When connection `nth` (from 0) is due, relative to the start.
     #[must_use]
     pub fn due(&self, nth: u64) -> Duration {
         self.rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(nth as f64 / rate))
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_duration_counts_are_switches() {
+    fn with_a_duration_counts_only_enable_or_disable() {
         let plan = BenchPlan { duration: Some(Duration::from_secs(9)), ..plan(4, 8, 0) };
         assert_eq!(plan.share(3), Share { pings: u64::MAX, keyframes: 0 });
         assert_eq!(plan.keyframes_in_all(), 4 * 10 + 1);

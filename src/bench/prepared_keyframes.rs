@@ -80,7 +80,7 @@ impl PreparedKeyframes {
             })?;
         let first = queue.recv().await.unwrap_or_else(|| Err(stopped()))?;
         let size = (first.access_unit.width, first.access_unit.height);
-        // The first one only proves that source and encoder work: its times are cold.
+        // The first one only proves that source and encoder work: its times are those of a cold start.
         let ready = usize::try_from(wanted).unwrap_or(AHEAD).min(AHEAD);
         while queue.len() < ready && !queue.is_closed() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -89,7 +89,7 @@ impl PreparedKeyframes {
     }
 
     /// The next keyframe. If none is ready in time, the previous one is repeated without its measurements: a slow
-    /// encoder must not pass for a slow connection.
+    /// encoder must not be mistaken for a slow connection.
     pub(super) fn next(&self) -> Result<PreparedKeyframe, SessionError> {
         let mut queue = self.queue.lock().expect("no holder of this lock panics");
         match queue.ready.try_recv() {
@@ -214,7 +214,7 @@ impl Disk {
     fn new() -> Self {
         let name = format!("orion-peer-bench-{:016x}", rand::random::<u64>());
         let dir = std::env::temp_dir().join(name);
-        // Without temporary files there is no write time: everything else is measured.
+        // Without temporary files, there is no write time, but everything else is measured.
         let writer = FrameWriter::new(&dir, &[PictureFormat::H264]).ok();
         Self { dir, writer }
     }

@@ -1,5 +1,6 @@
 //! `bench --respond`: the remote peer of a bench that runs on another machine. It answers offers and pings, verifies
-//! each keyframe against its announcement, and reports what arrived on request. It serves any number of connections.
+//! each keyframe against its announcement, and reports what arrived on request. It handles any number of
+//! connections.
 
 use std::future::Future;
 
@@ -53,7 +54,7 @@ pub async fn run(
             CallEvent::Joined { peer_present: Some(_), .. } => on_event(ResponderEvent::Joined),
             CallEvent::Connected => {
                 current = CurrentConnection { connected: true, ..CurrentConnection::default() };
-                current.look(&call).await;
+                current.read_connection_type(&call).await;
                 let kind = current.kind.clone().unwrap_or_else(|| "connected".into());
                 on_event(ResponderEvent::Connected(kind));
             }
@@ -91,7 +92,7 @@ struct CurrentConnection {
 }
 
 impl CurrentConnection {
-    async fn look(&mut self, call: &Call) {
+    async fn read_connection_type(&mut self, call: &Call) {
         if let Some(peer) = call.peer() {
             self.kind = peer.stats().await.pair.map(|pair| pair.connection.to_string());
         }
@@ -104,7 +105,7 @@ impl CurrentConnection {
     async fn on_peer(&mut self, event: PeerEvent, call: &Call) {
         let verified = match event {
             PeerEvent::ControlOpen => {
-                self.look(call).await;
+                self.read_connection_type(call).await;
                 None
             }
             PeerEvent::AccessUnit(received) => self.matching.unit(received).await,

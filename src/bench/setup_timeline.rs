@@ -16,7 +16,7 @@ use crate::{
 pub(super) struct SetupTimeline {
     /// Start of the set-up.
     pub(super) start: Instant,
-    /// When the room was joined, and the durations of the steps to it.
+    /// When the room was joined, and the durations of the steps leading to it.
     pub(super) joined: Option<(Instant, DialTimings)>,
     /// When the remote description was received.
     pub(super) described: Option<Instant>,
@@ -41,7 +41,8 @@ impl SetupTimeline {
         Some(*built + step(timings)?)
     }
 
-    /// When the room was joined. The peer is created there, possibly a moment before the join is reported.
+    /// When the room was joined. The peer connection is created at that time, possibly slightly before the join is
+    /// reported.
     fn in_the_room(&self) -> Option<Instant> {
         let built = self.peer.map(|(built, _)| built);
         self.joined.map(|(at, _)| built.map_or(at, |built| built.min(at)))

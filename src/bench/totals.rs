@@ -95,11 +95,15 @@ impl Totals {
         if plan.keyframes == 0 {
             add("keyframes", "no keyframes were requested (--keyframes 0)");
         } else if run.role() == PeerRole::Receiver {
-            add("keyframes.sent", "the peer sends, and does not report how many");
-            add("keyframes.encodeMs, keyframes.psnrDb, keyframes.ssim", "the peer encodes");
+            add("keyframes.sent", "the peer sends the keyframes but does not report how many");
+            add(
+                "keyframes.encodeMs, keyframes.psnrDb, keyframes.ssim",
+                "the peer encodes the keyframes",
+            );
             add(
                 "keyframes.stagesMs",
-                "except network and reassemble: the peer encodes, and nothing is written here",
+                "except network and reassemble: the peer encodes the keyframes, and this process \
+                 writes none",
             );
             let silent = |record: &ConnectionRecord| {
                 record.keyframes.iter().any(|keyframe| keyframe.intact.is_none())
@@ -120,7 +124,7 @@ impl Totals {
         } else if self.delivered.is_empty() {
             add(
                 "keyframes.spreadMs, keyframes.delivery",
-                "the peer receives, and does not report when each packet arrived",
+                "the peer receives the keyframes but does not report when each packet arrived",
             );
         }
         if plan.keyframes > 0 && run.role() == PeerRole::Sender && self.unreported {

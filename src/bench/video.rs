@@ -28,7 +28,7 @@ pub(super) struct Video {
     entries: Vec<Entry>,
     /// Indices of entries with an unknown outcome, by RTP timestamp.
     in_flight: HashMap<u32, usize>,
-    /// Reason why the last incomplete one was incomplete.
+    /// Why the last incomplete keyframe was incomplete.
     broken: Option<String>,
 }
 
@@ -51,7 +51,8 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Sets the time from handover to completion at the receiver, ms; reported by the peer, it may be any number.
+    /// Sets the time from handover to completion at the receiver, ms; if reported by the peer, it may be any
+    /// number.
     pub(super) fn took(&mut self, handover_to_complete: f64) {
         let took = Duration::try_from_secs_f64(handover_to_complete / 1e3);
         self.completed = took.ok().and_then(|took| self.at.checked_add(took));
@@ -81,12 +82,12 @@ impl Video {
         }
     }
 
-    /// The first keyframe is due now.
+    /// Starts: the first keyframe is due now.
     pub(super) fn start(&mut self, now: Instant) {
         self.due = (self.left > 0).then_some(now);
     }
 
-    /// No more keyframes.
+    /// Stops: no more keyframes are due.
     pub(super) fn stop(&mut self) {
         self.left = 0;
         self.due = None;
@@ -108,7 +109,7 @@ impl Video {
         [self.due, lost].into_iter().flatten().min()
     }
 
-    /// Whether all were sent and their outcomes are known.
+    /// Whether all keyframes were sent and their outcomes are known.
     pub(super) fn is_done(&self) -> bool {
         self.left == 0 && self.in_flight.is_empty()
     }
@@ -143,7 +144,7 @@ impl Video {
         });
     }
 
-    /// The last sent one was handed over to the connection.
+    /// Records that the last keyframe was handed over to the connection.
     pub(super) fn handed_over(&mut self, sent: &SentAccessUnit) {
         let Some(entry) = self.entries.last_mut() else { return };
         let stages = &mut entry.record.stages_ms;
@@ -157,7 +158,7 @@ impl Video {
         self.due = self.due.filter(|_| self.left > 0).map(|due| (due + self.interval).max(now));
     }
 
-    /// One arrived completely at the local peer.
+    /// Records a keyframe that arrived completely at the local peer.
     pub(super) fn arrived(&mut self, arrived: &Arrived) {
         let Some(index) = self.in_flight.remove(&arrived.rtp_timestamp) else { return };
         let entry = &mut self.entries[index];
@@ -170,12 +171,12 @@ impl Video {
             Some(ms(arrived.verified.saturating_duration_since(arrived.completed)));
     }
 
-    /// One arrived incomplete.
+    /// Records why a keyframe arrived incomplete.
     pub(super) fn broken(&mut self, why: String) {
         self.broken = Some(why);
     }
 
-    /// One was received completely here.
+    /// Adds a keyframe that was received completely in this process.
     pub(super) fn received(
         &mut self,
         at: Instant,
@@ -239,12 +240,12 @@ impl Video {
         arrivals.into_iter().zip(assessment).collect()
     }
 
-    /// When the first one was complete at the receiver.
+    /// When the first keyframe was complete at the receiver.
     pub(super) fn first_complete(&self) -> Option<Instant> {
         self.entries.iter().find(|entry| entry.record.received == Some(true))?.completed
     }
 
-    /// Reason why the last incomplete one was incomplete.
+    /// Why the last incomplete keyframe was incomplete.
     pub(super) fn last_broken(&self) -> Option<String> {
         self.broken.clone()
     }

@@ -1,4 +1,5 @@
-//! The measured part of a connection: from the open data channel on, pings and keyframes at their pace.
+//! The measured part of a connection: once the data channel is open, pings and keyframes are sent at
+//! their configured pace.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -32,7 +33,7 @@ impl Connection<'_> {
 
     /// A keyframe arrived from the peer.
     pub(super) fn keyframe(&mut self, Verified { info, received, intact }: Verified) {
-        // The clock offset is removed at the end, when it is known best.
+        // The clock offset is removed at the end, when its estimate is most accurate.
         let since = |theirs: f64| (epoch_seconds(received.received_at) - theirs) * 1e3;
         let network = info.sent_at.map(since);
         self.record_received(&received, Some(intact), Some(since(info.capture_time)), network);
@@ -67,7 +68,7 @@ impl Connection<'_> {
             Ok(keyframe) => keyframe,
             Err(error) => return self.fail(error),
         };
-        // Encoded in advance, it gets the age of a picture captured for this moment.
+        // It was encoded in advance: give it the age of a picture captured just for this send.
         let now = SystemTime::now();
         keyframe.access_unit.captured_at = now.checked_sub(keyframe.prepared).unwrap_or(now);
         let Some(rtp_timestamp) = peer.next_rtp_timestamp(&keyframe.access_unit) else { return };
@@ -83,11 +84,11 @@ impl Connection<'_> {
             sent_at: None,
         };
         self.video.sent(&keyframe, rtp_timestamp, Instant::now(), self.peer_is_local);
-        // On a separate task: pings keep their pace.
+        // On a separate task, so that pings keep their pace.
         self.sending = Some(tokio::spawn(async move { transmit(&peer, &info, &unit).await }));
     }
 
-    /// Does what is due.
+    /// Performs the actions that are due.
     pub(super) async fn on_time(&mut self) {
         let now = Instant::now();
         if self.open.is_none() {
@@ -133,7 +134,7 @@ impl Connection<'_> {
         }
     }
 
-    /// As the receiver: keyframes arrive at the sender's pace, or are requested at ours.
+    /// In the receiver's role: keyframes arrive at the sender's pace, or are requested at ours.
     async fn request_keyframe(&mut self, now: Instant) {
         if !self.video.is_due(now) {
             return;
@@ -141,7 +142,7 @@ impl Connection<'_> {
         let open_since = self.timeline.open().unwrap_or(now);
         let got = self.video.entries().len() as u32;
         if now >= open_since + video::WITHIN + self.run.config.plan.interval * got {
-            // None arrived for too long: no more are expected.
+            // No keyframe has arrived for too long: expect no more.
             self.video.stop();
         } else if got > 0
             && let Some(peer) = &self.peer

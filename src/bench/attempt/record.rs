@@ -103,7 +103,8 @@ impl Connection<'_> {
         self.video.assess_delivery(&round_trips, pinged_by)
     }
 
-    /// Adds the peer's report, and removes the clock offset; true if the outcome of the keyframes is unknown.
+    /// Adds the peer's report, and removes the clock offset; returns true if the outcome of the keyframes is
+    /// unknown.
     fn complete_keyframes(&mut self, offset: Option<f64>) -> bool {
         if self.role == PeerRole::Receiver {
             for entry in self.video.entries_mut() {

@@ -18,7 +18,7 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(200);
 /// A report is also requested after this many keyframes: it covers only the newest ones.
 const REPORT_EACH: usize = 50;
 
-/// A peer that has not reported after this many requests is not a responder.
+/// A peer that has not reported after this many requests is assumed not to be a responder.
 const REPORT_TRIES: u32 = 4;
 
 /// The state of the report requests, and the reports received.
@@ -53,7 +53,8 @@ impl Connection<'_> {
         }
     }
 
-    /// Requests the outcome of the keyframes from a peer in another process; true if there is nothing more to wait for.
+    /// Requests the outcome of the keyframes from a peer in another process; returns true if there is nothing more to
+    /// wait for.
     pub(super) async fn reported(&mut self, now: Instant) -> bool {
         if self.peer_is_local || self.role == PeerRole::Receiver {
             return true;
