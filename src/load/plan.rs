@@ -36,7 +36,7 @@ pub struct LoadPlan {
     pub tokens: Tokens,
     /// Rooms; each has two sockets.
     pub rooms: u32,
-    /// Handshakes to start per second; none is as fast as they are answered.
+    /// Handshakes to start per second; if `None`, as fast as they are answered.
     pub open_rate: Option<f64>,
     /// Concurrent handshakes.
     pub parallel: usize,
@@ -44,9 +44,9 @@ pub struct LoadPlan {
     pub open_within: Duration,
     /// Idle time between the last handshake and the first message.
     pub idle: Duration,
-    /// The messages to relay; none for no messages.
+    /// The messages to relay, if any.
     pub relay: Option<Relay>,
-    /// Local addresses to connect from, used in rotation; none is the system's choice.
+    /// Local addresses to connect from, used in rotation; if empty, the system chooses.
     pub sources: Vec<IpAddr>,
     /// Process ID of the server, if it is on this machine.
     pub server_pid: Option<u32>,
@@ -68,7 +68,7 @@ pub struct Relay {
 pub enum Pace {
     /// Messages per second, over all rooms, regardless of the server.
     PerSecond(f64),
-    /// The next one when one has arrived: each side of each room has this many in flight.
+    /// A new message for each that arrives: each side of each room keeps this many in flight.
     Window(u32),
 }
 

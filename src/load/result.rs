@@ -51,7 +51,7 @@ pub struct Sockets {
     /// Requested sockets, two per room.
     #[serde(rename = "asked")]
     pub requested: u64,
-    /// Sockets opened, answered with 101.
+    /// Sockets opened (101 response).
     pub opened: u64,
     /// Handshakes refused or not answered.
     pub failed: u64,
@@ -61,7 +61,7 @@ pub struct Sockets {
     pub seconds: f64,
     /// Handshakes per second in that time; null without any.
     pub per_second: Option<f64>,
-    /// From the connect, or from the due time if a rate was requested, to the answer 101.
+    /// Time from connecting, or from the due time if a rate was requested, to the 101 response.
     pub handshake_ms: Spread,
 }
 
@@ -69,7 +69,7 @@ pub struct Sockets {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Relayed {
-    /// Requested rate; null for as fast as they are relayed.
+    /// Requested rate; null if messages are sent as fast as they are relayed.
     #[serde(rename = "askedPerSecond")]
     pub requested_per_second: Option<f64>,
     /// Length of each message, bytes.
@@ -86,7 +86,7 @@ pub struct Relayed {
     pub seconds: f64,
     /// Messages delivered per second; null without any.
     pub per_second: Option<f64>,
-    /// From the due time of a message to its delivery.
+    /// Time from the moment a message was due to its delivery.
     pub latency_ms: Spread,
 }
 
@@ -184,7 +184,8 @@ impl LoadGates {
 }
 
 impl LoadResult {
-    /// Whether nothing went wrong: every socket opened and stayed open, every message was delivered in order.
+    /// Whether nothing went wrong: every socket opened and stayed open, and every message was delivered in
+    /// order.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         let relayed = self.relay.as_ref();
@@ -335,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn gates_are_met_or_not_and_unmeasured_values_never() {
+    fn unmeasured_values_meet_no_gate() {
         let gates = LoadGates {
             max_relay_p99: Some(3.0),
             min_handshakes: Some(9.0),

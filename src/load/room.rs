@@ -90,7 +90,7 @@ pub(super) async fn run(shared: Arc<RunState>, index: u32) {
 
 fn remedy_of_loss(message: &str) -> &'static str {
     if message.contains("slow") || message.contains("waiting") {
-        "messages arrive faster than they are read: lower --message-rate"
+        "lower --message-rate: messages arrive faster than they are read"
     } else {
         "see the server's log; if its limits were exceeded, raise them or lower --message-rate"
     }
@@ -141,7 +141,7 @@ async fn open_socket(
     client::open(&plan.signal, &token, &plan.trust, source, plan.open_within).await
 }
 
-/// The time from which an action counts that was due at `due` and starts `now`.
+/// The time from which to measure an action that was due at `due` and starts at `now`.
 fn counted_from(due: Instant, now: Instant) -> Instant {
     if now.saturating_duration_since(due) <= TIMER { now } else { due }
 }
@@ -277,12 +277,12 @@ impl Room {
         if windowed { self.send(1 - side, Instant::now()).await } else { Ok(()) }
     }
 
-    /// Handles a message of the server itself; only errors matter.
+    /// Handles a message from the server itself; only errors matter.
     fn on_server_message(&self, text: &str) {
         if let Ok(Message { body: Body::Error { code, message, .. }, .. }) = Message::parse(text) {
             let remedy = if code == "rate-limited" {
-                "the server limits a socket to 20 messages per second: use more --rooms, a lower \
-                 --message-rate, or `serve --socket-rate`"
+                "use more --rooms, a lower --message-rate, or `serve --socket-rate`: the server \
+                 limits a socket to 20 messages per second"
             } else {
                 "see the server's log"
             };

@@ -1,4 +1,4 @@
-//! Counters in shards: thousands of rooms count concurrently.
+//! Sharded counters: thousands of rooms count concurrently.
 
 use std::{
     collections::BTreeMap,
@@ -56,7 +56,7 @@ impl Tally {
         self.relay.record(took.as_secs_f64() * 1e3);
     }
 
-    /// Counts an error; the first of its kind stands for all.
+    /// Counts an error; keeps the message of the first of its kind.
     pub(super) fn error(&mut self, stage: Stage, code: String, message: &str, remedy: &str) {
         let errors = self.errors.entry((stage, code.clone())).or_insert_with(|| Errors {
             stage,
@@ -89,7 +89,8 @@ impl Tally {
     }
 }
 
-/// The remedy: some answers mean something else to a load test than to a device.
+/// The remedy: in a load test, some responses mean something else than for a
+/// device.
 fn remedy(error: &ClientError) -> String {
     match error {
         ClientError::Refused { status: 401, .. } => {
@@ -98,11 +99,13 @@ fn remedy(error: &ClientError) -> String {
                 .into()
         }
         ClientError::Refused { status: 403, .. } => {
-            "the server must know the pairs: --db with the server's database adds them".into()
+            "pass --db with the server's database, which adds the pairs: the server must know \
+             them"
+                .into()
         }
         ClientError::Refused { status: 429, .. } => {
-            "the server limits handshakes and sockets per address: raise --ip-rate and \
-             --max-sockets-per-ip of `serve`, or set --open-rate or --source-address here"
+            "raise --ip-rate and --max-sockets-per-ip of `serve`, or set --open-rate or \
+             --source-address here: the server limits handshakes and sockets per address"
                 .into()
         }
         error => error.remedy(),
