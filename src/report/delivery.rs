@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 use super::human;
 use crate::stats::bottleneck::{ArrivedKeyframe, Assessment, Limit, Overall, PathRate};
 
-/// A first keyframe later than this after the connection is late: it should take at most one interval.
+/// A first keyframe later than this after the connection counts as late: it should take at most one interval.
 const LATE: Duration = Duration::from_secs(5);
 
-/// An encoder that uses less than this share of the budget is examined.
+/// An encoder that uses less than this share of the budget is examined further.
 const SMALL_SHARE: f64 = 0.5;
 
-/// Below this many bits per pixel a picture is encoded small; more cannot always be used.
+/// A picture with fewer bits per pixel than this is encoded small; not every picture can use more.
 const LOW_BITS_PER_PIXEL: f64 = 0.5;
 
 /// Minimum number of keyframes before a conclusion about all of them.
@@ -26,8 +26,8 @@ const MIN_KEYFRAMES: u64 = 3;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KeyframeDelivery {
-    /// Rate from the first packet to the last that was not a retransmission, bits/s of IP packets; null if it is too
-    /// short.
+    /// Rate from the first packet to the last that was not a retransmission, bits/s of IP packets; null if the time
+    /// is too short.
     pub bits_per_second: Option<u64>,
     /// Rate of the path; null if unknown.
     pub path: Option<PathRate>,
@@ -40,7 +40,7 @@ pub struct KeyframeDelivery {
 }
 
 impl KeyframeDelivery {
-    /// Combines the observation of a keyframe with the conclusion from it.
+    /// Combines the observation of a keyframe with its assessment.
     #[must_use]
     pub fn new(keyframe: &ArrivedKeyframe, assessment: &Assessment) -> Self {
         Self {
@@ -61,7 +61,7 @@ pub struct DeliveryReport {
     pub of: u64,
     /// The most frequent bottleneck among keyframes with a known one.
     pub limited_by: Limit,
-    /// Number of keyframes with that bottleneck; the values below are of these.
+    /// Number of keyframes with that bottleneck; the values below are those of these keyframes.
     pub count: u64,
     /// Whether the bottleneck is certain for at least one of them, not only likely.
     pub sure: bool,
@@ -82,7 +82,7 @@ pub struct DeliveryReport {
 /// A finding about the delivery.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// Kebab-case code: stable, for programs.
+    /// Kebab-case code, stable across versions.
     pub code: String,
     /// Whether it is certain, not only likely.
     pub sure: bool,
@@ -90,7 +90,7 @@ pub struct Finding {
     pub brief: String,
     /// The finding with its cause in a sentence.
     pub message: String,
-    /// Remedy.
+    /// What to try.
     pub remedy: String,
 }
 
@@ -161,15 +161,14 @@ pub fn limit_words(limit: Limit) -> &'static str {
     }
 }
 
-const RAISE_START: &str = "raise the start bitrate towards the path's rate: in the app by \
-    currentBitrateBps \
-    of RTCPeerConnection.setBweMinBitrateBps:currentBitrateBps:maxBitrateBps: (iOS) and by \
-    RTCRtpEncodingParameters.maxBitrateBps, or in the receiver's answer by recv --phone-bitrate. A minimum above the path's rate floods it";
+const RAISE_START: &str = "raise the start bitrate towards the path's rate: in the app with \
+    currentBitrateBps of RTCPeerConnection.setBweMinBitrateBps:currentBitrateBps:maxBitrateBps: \
+    (iOS) and RTCRtpEncodingParameters.maxBitrateBps, or in the receiver's answer with recv \
+    --phone-bitrate. Do not set a minimum above the path's rate, which would flood it";
 
-const RAISE_PACE: &str = "raise the sender's pace towards the path's rate: send --pace; a \
-    libwebrtc app by \
-    setBweMinBitrateBps:currentBitrateBps:maxBitrateBps: and RTCRtpEncodingParameters.maxBitrateBps, or in the \
-    receiver's answer by recv --phone-bitrate";
+const RAISE_PACE: &str = "raise the sender's pace towards the path's rate: with send --pace, or in \
+    a libwebrtc app with setBweMinBitrateBps:currentBitrateBps:maxBitrateBps: and \
+    RTCRtpEncodingParameters.maxBitrateBps, or in the receiver's answer with recv --phone-bitrate";
 
 /// The finding about the most frequent bottleneck; none if keyframes are fast.
 fn limit(overall: &Overall) -> Option<Finding> {
@@ -199,8 +198,7 @@ fn limit(overall: &Overall) -> Option<Finding> {
                 "keyframes take {spread}, at {rate}; it is unknown whether the sender or the path \
                  limits them"
             );
-            let remedy = "run it longer: pings between the packets of keyframes reveal the \
-                          bottleneck";
+            let remedy = "run longer: pings between the packets of keyframes reveal the bottleneck";
             Finding::new("limit-unknown", true, "unknown", message, remedy)
         }
     };
@@ -239,7 +237,7 @@ fn small(overall: &Overall, budget: u64) -> Option<Finding> {
     let message = format!("the encoder produces keyframes of {size} although the budget is {of}");
     let remedy = "raise RTCRtpEncodingParameters.maxBitrateBps (and minBitrateBps if the path is \
                   known to carry it) and the start bitrate, which also bounds the encoder; a \
-                  simple picture needs no more";
+                  simple picture may not need more";
     let brief = format!("encoder uses {size} of {of}");
     Some(Finding::new("encoder-small", true, &brief, message, remedy))
 }

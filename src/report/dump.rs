@@ -29,7 +29,7 @@ const MAX_CONNECTIONS: usize = 10;
 /// Interval at which the file is written during a run.
 const WRITE_INTERVAL: Duration = Duration::from_mins(1);
 
-/// The error that a dump could not be written.
+/// An error while writing a dump.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write the dump `{path}`: {source}")]
 pub struct DumpError {
@@ -44,7 +44,7 @@ pub struct DumpError {
 pub struct DumpWriter {
     path: PathBuf,
     url: String,
-    /// The last one is the current one; its entry exists before the connection does.
+    /// The last one is the current one; it is created before the connection it describes.
     connections: VecDeque<Connection>,
     /// Number of connections created.
     made: u64,
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_written_every_minute_without_leftovers() {
+    fn the_dump_is_written_every_minute_without_leftovers() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("dump.json");
         let mut dump = DumpWriter::create(&path, "", at(0)).unwrap();
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_and_series_stay_in_step() {
+    fn memory_is_bounded_and_series_stay_aligned() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("dump.json");
         let mut dump = DumpWriter::create(&path, "", at(0)).unwrap();

@@ -59,7 +59,7 @@ pub fn duration(length: Duration) -> String {
     }
 }
 
-/// Pictures per second: `0.29/s`, `30.0/s`.
+/// A rate per second: `0.29/s`, `30.0/s`.
 #[must_use]
 pub fn rate(per_second: f64) -> String {
     if per_second < 9.995 { format!("{per_second:.2}/s") } else { format!("{per_second:.1}/s") }

@@ -1,6 +1,6 @@
 //! `JUnit` XML as read by GitHub actions, GitLab and Jenkins.
 //!
-//! Only elements and attributes that all of them support: `testsuites`, `testsuite`, `properties`,
+//! Uses only elements and attributes that all of them support: `testsuites`, `testsuite`, `properties`,
 //! `testcase`, `failure`, `error`, `skipped`.
 
 use std::fmt::Write as _;

@@ -1,5 +1,5 @@
 //! Lays out text in columns and wraps it to a width, both counted in characters. Cells and words are made
-//! [`printable()`] here: a cell has no line end, and replaced control characters count as shown.
+//! [`printable()`] here: a cell contains no line breaks, and control characters count as their replacements.
 
 use crate::types::printable;
 
@@ -117,7 +117,8 @@ pub fn cut(text: &str, max: usize) -> String {
     format!("{kept}…")
 }
 
-/// `text` cut to at most `max` characters, with `…` in place of the missing start: the end of a path is more telling.
+/// `text` cut to at most `max` characters, with `…` in place of the missing start: the end of a path is more
+/// informative.
 pub(super) fn cut_front(text: &str, max: usize) -> String {
     let length = text.chars().count();
     if length <= max {

@@ -105,7 +105,7 @@ fn traffic(what: &str, sent: u64, received: u64) -> Option<String> {
 /// How the live line is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LiveMode {
-    /// One line that redraws itself; the flag says whether in color.
+    /// One line that redraws itself; the flag enables color.
     Terminal(bool),
     /// A plain line every 10 s and on changes.
     Plain,
@@ -114,7 +114,7 @@ pub enum LiveMode {
 }
 
 impl LiveMode {
-    /// The mode for a stderr that is a terminal or not, for a quiet run or not, with colors or not.
+    /// The mode, given whether stderr is a terminal, whether the run is quiet, and whether colors are enabled.
     #[must_use]
     pub fn choose(terminal: bool, quiet: bool, color: bool) -> Self {
         match (quiet, terminal) {

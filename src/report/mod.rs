@@ -1,7 +1,7 @@
 //! Output of a run: the live line, the summary, statistics files.
 //!
-//! One schema each and one small file per format. Everything here takes plain values and the time as arguments; nothing
-//! here measures.
+//! Each output has one schema, and each format one small file. Everything here takes plain values and the time as
+//! arguments; no measurements are made here.
 
 pub mod bench;
 pub mod delivery;

@@ -10,7 +10,7 @@ use crate::types::Stage;
 pub struct FailureRecord {
     /// The stage that failed.
     pub stage: Stage,
-    /// Kebab-case code: stable, for programs.
+    /// Kebab-case code, stable across versions.
     pub code: String,
     /// The cause in a sentence.
     pub message: String,
@@ -21,15 +21,15 @@ pub struct FailureRecord {
 /// The outcome of a gate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GateResult {
-    /// The flag without its dashes: `max-rtt-p95`.
+    /// The flag without its dashes, such as `max-rtt-p95`.
     pub name: String,
     /// The limit: a number in `unit`, or a word.
     pub limit: Value,
     /// The measured value; null if there is none.
     pub actual: Value,
-    /// `share`, `ms`, `bytes` or `type`.
+    /// Unit: `share`, `ms`, `bytes` or `type`.
     pub unit: String,
-    /// Whether it was met.
+    /// Whether the gate was met.
     pub pass: bool,
     /// Additional explanation.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -18,7 +18,7 @@ use serde::Serialize;
 /// Maximum number of runs with a file in one directory.
 const MAX_RUNS: u32 = 100_000;
 
-/// The error that statistics could not be written.
+/// An error while writing statistics.
 #[derive(Debug, thiserror::Error)]
 pub enum StatsError {
     /// The directory or a new file in it cannot be created.
@@ -46,7 +46,7 @@ pub struct StatsWriter {
     file: File,
     /// Offset of the next line, bytes.
     end: u64,
-    /// Part of a failed line may be after `end`.
+    /// Part of a failed line may follow `end`.
     torn: bool,
 }
 
@@ -65,7 +65,7 @@ struct Timed<'r, R> {
 
 impl StatsWriter {
     /// Creates the directory if needed and a new file for statistics reports in it: `stats.jsonl`, or `stats-2.jsonl`
-    /// and so on if files of earlier runs or of another process are there.
+    /// and so on if files of earlier runs or of another process already exist.
     ///
     /// # Errors
     /// [`StatsError::Create`].
@@ -96,8 +96,7 @@ impl StatsWriter {
         }
         Err(failed(io::Error::new(
             io::ErrorKind::AlreadyExists,
-            "too many statistics files in the \
-            directory",
+            "too many statistics files in the directory",
         )))
     }
 

@@ -10,7 +10,7 @@ use crate::{
     types::{ConnectionType, Stage, millis},
 };
 
-/// The end of the video that this run was.
+/// Whether this run sent or received the video.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -217,7 +217,7 @@ impl Summary {
 }
 
 impl fmt::Display for Summary {
-    /// The human-readable block: aligned lines, no line end after the last.
+    /// The human-readable block: aligned lines, without a trailing newline.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let connection = self.connection_type.map_or("none".to_owned(), |c| c.to_string());
         writeln!(f, "{} for {}", self.role, human::duration(self.duration))?;

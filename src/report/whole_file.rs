@@ -1,7 +1,7 @@
 //! Atomic file writes: written and synced under a temporary name in the same directory, then renamed.
 //!
 //! A target that is not a regular file (a pipe, `/dev/null`, `/dev/stdout`) is written directly: renaming would
-//! replace it by a file. A symbolic link is kept; the file it points to is replaced.
+//! replace it with a file. A symbolic link is kept; the file it points to is replaced.
 
 use std::{
     fs,
@@ -84,7 +84,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_planted_link_leads_nowhere() {
+    fn a_planted_link_is_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         let (path, victim) = (dir.path().join("a"), dir.path().join("victim"));
         fs::write(&victim, "precious").unwrap();
@@ -108,7 +108,7 @@ mod tests {
         write(&link, b"new").unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "new");
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
-        // A link to the device: should this fail, the device itself is not replaced by a file.
+        // A link to the device: if this test fails, the device itself is not replaced with a file.
         let null = dir.path().join("null");
         std::os::unix::fs::symlink("/dev/null", &null).unwrap();
         check(&null).unwrap();

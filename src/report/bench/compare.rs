@@ -23,7 +23,7 @@ const ENOUGH_RUNS: usize = 3;
 /// Start of the part of [`Comparison::method`] that lists differences in what the runs measured.
 pub const DIFFERENT_SETUP: &str = "The runs differ in: ";
 
-/// Keys of `config` that give the amount measured, not the subject: amounts need not be equal.
+/// Keys of `config` that specify how much is measured, not what; they need not be equal.
 const AMOUNTS: [&str; 5] = ["connections", "pings", "keyframes", "duration", "warmup"];
 
 /// Maximum number of configuration differences listed; runs with nothing in common have more.
@@ -102,8 +102,8 @@ fn method(baseline: &[Named], current: &BenchResult, tested: usize, error: f64) 
         )
     }];
     sentences.push(format!(
-        "Unknown: a time needs values from {MIN_CLUSTERS} connections in each run, a p95 also {} \
-         values.",
+        "A metric with too few values is unknown: a time needs values from {MIN_CLUSTERS} \
+         connections in each run, a p95 also {} values.",
         values_needed(0.95)
     ));
     if baseline.len() < ENOUGH_RUNS {

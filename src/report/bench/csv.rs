@@ -103,8 +103,9 @@ fn answer(server: &IceServerRecord) -> String {
 }
 
 /// A text cell, on one line and without terminal control characters, because the output may go to a terminal. A cell
-/// that a spreadsheet would take for a formula gets an apostrophe in front, which makes it text (OWASP, "CSV
-/// Injection"), whether or not the spreadsheet strips a replaced character; a cell with a comma or a quote is quoted.
+/// that a spreadsheet would interpret as a formula is prefixed with an apostrophe, which makes it text (OWASP, "CSV
+/// Injection"), even if the formula follows characters that a spreadsheet may strip; a cell with a comma or a quote
+/// is quoted.
 fn cell(text: &str) -> String {
     let formula = text
         .trim_start_matches(|c: char| c.is_whitespace() || is_unprintable(c))
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_neither_a_line_nor_a_terminal_sequence() {
+    fn text_cannot_break_lines_or_control_the_terminal() {
         let rows =
             csv(&[example::named("\u{1b}]0;x\u{7}\u{1b}[31m\r\n::error::x", example::hostile())]);
         for line in rows.split("\r\n") {

@@ -1,7 +1,7 @@
 //! Gates: conditions a result must meet for a run to end with exit code 0.
 //!
 //! Each gate that is set yields a [`GateResult`]. A value that was not measured does not meet its gate: a gate that
-//! passes because nothing happened would guard nothing.
+//! passes because nothing happened would be useless.
 
 use serde_json::Value;
 
@@ -143,7 +143,7 @@ fn max_time(name: &str, limit: f64, spread: &Spread, percent: u32) -> GateResult
     at_most(name, "ms", limit, actual, note)
 }
 
-/// Holds for every connection: one that never had a picture exceeds any limit.
+/// Applies to every connection: one without a picture exceeds any limit.
 fn every_first_picture(limit: f64, connections: &Connections) -> GateResult {
     let spread = &connections.first_picture_ms.from_start;
     let without = connections.attempted.saturating_sub(spread.count);

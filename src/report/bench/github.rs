@@ -96,7 +96,7 @@ fn room_for(mut annotations: Vec<Annotation>) -> Vec<Annotation> {
 }
 
 /// Text in the message of a command: line ends are escaped for the runner, other control characters are replaced as
-/// everywhere.
+/// in all other formats.
 fn data(text: &str) -> String {
     let escaped = text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
     escaped

@@ -11,10 +11,10 @@ use crate::report::{
     schema::{FailureRecord, GateResult},
 };
 
-/// Maximum number of cases for single connections of a run; the remaining connections share one case.
+/// Maximum number of cases for individual connections of a run; the remaining connections share one case.
 pub const MAX_CASES: usize = 1000;
 
-/// The results as `JUnit` XML. A failed connection is a failure even where the gates allow it; a run that ended early
+/// The results as `JUnit` XML. A failed connection is a failure even if the gates allow it; a run that ended early
 /// has an error.
 #[must_use]
 pub fn junit(runs: &[Named]) -> String {
@@ -101,7 +101,7 @@ fn summed(records: &[ConnectionRecord]) -> Case {
         Some(first) => {
             let message = format!("{} of {} failed", failed.len(), records.len());
             let [kind, _, text] = first.failure.as_ref().map_or_else(Default::default, why);
-            Outcome::Failed([kind, message, format!("the first of them: {text}")])
+            Outcome::Failed([kind, message, format!("the first one: {text}")])
         }
     };
     let name = format!("{} more connections", records.len());
@@ -135,7 +135,7 @@ mod tests {
         document.descendants().filter(|node| node.has_tag_name(name)).collect()
     }
 
-    /// Counts of every suite are those of its cases.
+    /// Checks that the counts of every suite match its cases.
     fn check_counts(document: &Document) {
         for suite in elements(document, "testsuite") {
             for (attribute, element) in

@@ -44,14 +44,14 @@ pub enum Problem {
     /// It is larger than 256 MB.
     #[error("is larger than {} MB", MAX_FILE / 1_000_000)]
     TooLarge,
-    /// There is nothing in it.
+    /// It is empty.
     #[error("is empty")]
     Empty,
     /// It is not JSON.
     #[error("is not JSON: {0}")]
     NotJson(String),
-    /// It ends in the middle.
-    #[error("ends in the middle: {0}")]
+    /// It is truncated.
+    #[error("is truncated: {0}")]
     Truncated(String),
     /// JSON Lines without a result.
     #[error("is a stream of {0} JSON lines without a result")]
@@ -82,17 +82,19 @@ impl LoadError {
                 "make the file readable"
             }
             Problem::Read(_) => "check the disk, or use another file",
-            Problem::Directory => "give the path of a file in it",
+            Problem::Directory => "pass the path of a file in the directory",
             Problem::TooLarge => "measure fewer connections or pings, or use another file",
             Problem::Empty | Problem::Truncated(_) => {
-                "the run or the copy was cut short: run `orion-peer bench --out FILE` again"
+                "run `orion-peer bench --out FILE` again: the run or the copy was cut short"
             }
-            Problem::NoEnd(_) => "the run was cut short before its end: run it again",
+            Problem::NoEnd(_) => "run it again: the run was cut short",
             Problem::NotJson(_) | Problem::OtherSchema(_) => {
                 "use a file written by `orion-peer bench --out FILE` or `bench --json`"
             }
-            Problem::NewerSchema(_) => "use an orion-peer at least as new as the one that wrote it",
-            Problem::Malformed(_) => "give the file as `orion-peer bench` wrote it, unedited",
+            Problem::NewerSchema(_) => {
+                "use a version of orion-peer at least as new as the one that wrote the file"
+            }
+            Problem::Malformed(_) => "use the file as `orion-peer bench` wrote it, unedited",
         }
     }
 }
@@ -113,7 +115,7 @@ fn read(path: &Path) -> Result<String, Problem> {
         return Err(Problem::Directory);
     }
     let mut bytes = Vec::new();
-    // Not by the file size in the metadata: pipes have none.
+    // Do not rely on the file size in the metadata: pipes have none.
     file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(Problem::Read)?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(Problem::TooLarge);
@@ -211,7 +213,7 @@ fn result(text: &str) -> Result<BenchResult, Problem> {
 }
 
 /// Upgrades a result from before `firstPictureMs`: its latency is the time from the first packet to the last, unless
-/// the peer was the sender. Without records of single keyframes the latency is unknown.
+/// the peer was the sender. Without records of individual keyframes, the latency is unknown.
 fn upgrade(mut result: BenchResult) -> BenchResult {
     let connections = &mut result.connections;
     let had_a_picture = connections.setup_ms.first_keyframe.count > 0;
@@ -243,7 +245,7 @@ fn newer(schema: &str) -> bool {
     version(schema) > version(SCHEMA)
 }
 
-/// Rejects inconsistent counts, which would give shares above 1.
+/// Rejects inconsistent counts, which would result in shares above 1.
 fn sane(result: &BenchResult) -> Result<(), &'static str> {
     let Connections { attempted, succeeded, records, .. } = &result.connections;
     if succeeded > attempted {
@@ -332,10 +334,10 @@ mod tests {
             problem(&newer).contains("\"orion-peer/bench/2\"") && problem(&newer).contains("newer")
         );
         let half = &text()[..text().len() / 2];
-        assert!(problem(half).contains("ends in the middle"), "{}", problem(half));
+        assert!(problem(half).contains("is truncated"), "{}", problem(half));
         let pretty = serde_json::to_string_pretty(&sample()).unwrap();
         let half = &pretty[..pretty.len() / 2];
-        assert!(problem(half).contains("ends in the middle"), "{}", problem(half));
+        assert!(problem(half).contains("is truncated"), "{}", problem(half));
         for (text, expected) in [
             ("", "is empty"),
             (" \n ", "is empty"),

@@ -1,7 +1,7 @@
 //! Markdown for a comment on a pull request and for `$GITHUB_STEP_SUMMARY`.
 //!
-//! GitHub Flavored Markdown: tables, and HTML's `<details>` for secondary material. Text from outside is escaped so
-//! that it is only ever displayed.
+//! GitHub Flavored Markdown: tables, and HTML's `<details>` for secondary material. Untrusted text is escaped so that
+//! it is only ever displayed.
 
 use std::fmt::Write as _;
 
@@ -16,14 +16,14 @@ use crate::{report::human, stats::Spread, types::printable};
 /// Maximum size of the text, bytes. GitHub accepts 64 KiB in a comment and 1 MiB in a step summary.
 pub const MAX_BYTES: usize = 60_000;
 
-/// Maximum length of text from outside, characters.
+/// Maximum length of untrusted text, characters.
 const MAX_TEXT: usize = 300;
 
 /// Maximum rows of a table whose length a file determines.
 const MAX_ROWS: usize = 20;
 
-/// The results as Markdown, less than [`MAX_BYTES`] bytes: the last sections are dropped where they do not fit, and a
-/// line says so.
+/// The results as Markdown, less than [`MAX_BYTES`] bytes: sections at the end that do not fit are replaced with a
+/// note.
 #[must_use]
 pub fn markdown(runs: &[Named]) -> String {
     let mut sections = Vec::new();
@@ -50,8 +50,8 @@ pub fn markdown(runs: &[Named]) -> String {
     text
 }
 
-/// Escapes text from outside: characters special to Markdown, HTML and GitHub become character references, and an `@`
-/// or `#` no longer mentions a user or an issue.
+/// Escapes untrusted text: characters special to Markdown, HTML and GitHub become character references, and an `@` or
+/// `#` no longer mentions a user or an issue.
 fn escape(text: &str) -> String {
     let text = cut(&printable(text), MAX_TEXT);
     let mut escaped = String::with_capacity(text.len());
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn text_from_outside_is_only_displayed() {
+    fn untrusted_text_is_only_displayed() {
         let text = markdown(&[example::named("a", example::hostile())]);
         for active in ["<img", "`x`", "</td>", "@orion", " #1 ", "://", "\u{1b}", "\u{202e}"] {
             assert!(!text.contains(active), "{active:?} in\n{text}");
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_never_too_large() {
+    fn the_output_is_never_too_large() {
         let mut result = example::hostile();
         let (checks, failures) = (result.checks[0].clone(), result.connections.failures[0].clone());
         result.checks = vec![checks; 1000];

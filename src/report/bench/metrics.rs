@@ -25,9 +25,9 @@ pub(super) const METRICS: [ComparedMetric; 10] = [
     time("keyframe-network-p95", 0.95, network, |result| result.keyframes.stages_ms.network.p95),
 ];
 
-/// A metric that runs are compared by.
+/// A metric by which runs are compared.
 pub(super) struct ComparedMetric {
-    /// As in gates and tables.
+    /// The name, as in gates and tables.
     pub name: &'static str,
     kind: Kind,
 }
@@ -87,7 +87,7 @@ const fn time(
 }
 
 impl ComparedMetric {
-    /// As in the schema.
+    /// The unit, as in the schema.
     pub fn unit(&self) -> &'static str {
         match self.kind {
             Kind::Time { .. } => "ms",
@@ -121,7 +121,7 @@ impl ComparedMetric {
         }
     }
 
-    /// None when one of the runs has too few samples.
+    /// The test of this metric; none when one of the runs has too few samples.
     pub fn test(&self, old: &[&BenchResult], new: &BenchResult) -> Option<Test> {
         match &self.kind {
             Kind::Time { quantile, values, .. } => {

@@ -12,7 +12,7 @@
 //! - [`csv`]: for spreadsheets and data frames
 //! - [`github`]: for the log and the outputs of a GitHub Actions step
 //!
-//! `wording` and [`super::layout`] hold what the formats share.
+//! `wording` and [`super::layout`] contain what the formats share.
 
 pub mod collect;
 pub mod compare;

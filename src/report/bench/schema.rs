@@ -1,9 +1,9 @@
-//! The result of a bench run, schema `orion-peer/bench/1`: what `--json` prints, `--out` writes,
-//! `--baseline` and `report` read.
+//! The result of a bench run, schema `orion-peer/bench/1`: printed by `--json`, written by `--out`, read by
+//! `--baseline` and `report`.
 //!
-//! Times are in ms (`…Ms`), moments in seconds since the start of the run (`atS`), sizes in bytes,
-//! shares from 0 to 1. A quantity that was not measured is null or absent, never 0.
-//! `schema.json` in this directory is the same for JSON Schema validators.
+//! Times are in ms (`…Ms`), moments in seconds since the start of the run (`atS`), sizes in bytes, shares from 0 to 1.
+//! A quantity that was not measured is null or absent, never 0. `schema.json` in this directory is the equivalent for
+//! JSON Schema validators.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ pub const SCHEMA: &str = "orion-peer/bench/1";
 pub struct BenchResult {
     /// [`SCHEMA`].
     pub schema: String,
-    /// Version of `orion-peer` that ran it.
+    /// Version of `orion-peer`.
     pub version: String,
     /// Start time, RFC 3339.
     pub started_at: String,
@@ -37,10 +37,10 @@ pub struct BenchResult {
     /// The run ended early; the values are those measured until then.
     #[serde(default)]
     pub partial: bool,
-    /// Why it is partial, or why nothing could be measured.
+    /// Why the run is partial, or why nothing could be measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<FailureRecord>,
-    /// The machine that measured.
+    /// The machine that ran the measurement.
     pub host: Host,
     /// Flags that determine what was measured and how; no secrets.
     pub config: Map<String, Value>,
@@ -67,7 +67,7 @@ pub struct BenchResult {
     pub pass: bool,
 }
 
-/// The machine that measured.
+/// The machine that ran the measurement.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Host {
     /// Operating system, in Rust's naming: `linux`, `macos`.
@@ -82,7 +82,7 @@ pub struct Host {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Connections {
-    /// Started.
+    /// Connections started.
     pub attempted: u64,
     /// Connections that completed every requested stage.
     pub succeeded: u64,
@@ -90,8 +90,8 @@ pub struct Connections {
     pub success_rate: Option<f64>,
     /// Wilson's 95 % interval of the success rate.
     pub ci95: [f64; 2],
-    /// Succeeded connections by type: `host`, `srflx`, `relay/udp`, `relay/tcp`, `relay/tls`, and
-    /// `relay` when only the peer's candidate is a relay, whose transport is unknown.
+    /// Successful connections by type: `host`, `srflx`, `relay/udp`, `relay/tcp`, `relay/tls`, and `relay` when only
+    /// the peer's candidate is a relay, whose transport is unknown.
     pub by_type: BTreeMap<String, u64>,
     /// Duration of each stage, over the connections that completed it.
     pub setup_ms: Setup<Spread>,
@@ -124,7 +124,7 @@ pub struct Setup<T> {
     /// From joining the room to receiving the remote description, minus the gathering.
     #[serde(default)]
     pub room: T,
-    /// From building the peer connection to its first local candidate.
+    /// From creating the peer connection to its first local candidate.
     pub gathering: T,
     /// From receiving the remote description to ICE being connected.
     pub ice: T,
@@ -139,7 +139,7 @@ pub struct Setup<T> {
 }
 
 impl<T> Setup<T> {
-    /// The stages by their JSON names, in order of time.
+    /// The stages by their JSON names, in chronological order.
     #[must_use]
     pub fn stages(&self) -> [(&'static str, &T); 11] {
         [
@@ -198,7 +198,7 @@ impl<T> FirstPicture<T> {
 pub struct FailureGroup {
     /// The stage that failed.
     pub stage: Stage,
-    /// Kebab-case code: stable, for programs.
+    /// Kebab-case code, stable across versions.
     pub code: String,
     /// Number of failures.
     pub count: u64,
@@ -212,13 +212,13 @@ pub struct FailureGroup {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectionRecord {
-    /// Counts from 1.
+    /// Index of the connection, from 1.
     pub index: u64,
     /// Start time.
     pub at_s: f64,
     /// Whether it completed every requested stage.
     pub ok: bool,
-    /// As in [`Connections::by_type`]; null when there was no selected pair.
+    /// Connection type, as in [`Connections::by_type`]; null when there was no selected pair.
     #[serde(rename = "type")]
     pub connection_type: Option<String>,
     /// Type of the local candidate of the selected pair.
@@ -230,15 +230,15 @@ pub struct ConnectionRecord {
     /// Time to the first picture; null when there was none.
     #[serde(default)]
     pub first_picture_ms: FirstPicture<Option<f64>>,
-    /// Pings sent on it.
+    /// Pings sent on the connection.
     pub pings_sent: u64,
     /// Unanswered pings.
     pub pings_lost: u64,
-    /// Round-trip times as `[atS, ms]`, in the order of sending. Of a long connection only every n-th is kept;
+    /// Round-trip times as `[atS, ms]`, in the order of sending. For a long connection, only every n-th one is kept;
     /// [`Rtt`] includes all.
     #[serde(default)]
     pub rtt: Vec<[f64; 2]>,
-    /// Keyframes sent on it, or received if `bench` is the receiver.
+    /// Keyframes sent on the connection, or received if `bench` is the receiver.
     #[serde(default)]
     pub keyframes: Vec<KeyframeRecord>,
     /// The answer of each STUN and TURN server.
@@ -256,7 +256,7 @@ pub struct KeyframeRecord {
     pub at_s: f64,
     /// Size of the access unit.
     pub bytes: u64,
-    /// RTP packets.
+    /// Number of RTP packets.
     pub packets: Option<u64>,
     /// Whether it arrived completely; null if unknown.
     pub received: Option<bool>,
@@ -334,11 +334,11 @@ pub struct OneWay {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Keyframes {
-    /// Sent; null if the peer sends and does not report the number.
+    /// Keyframes sent; null if the peer sends and does not report the number.
     pub sent: Option<u64>,
-    /// Received completely; null if the peer receives and does not report it.
+    /// Keyframes received completely; null if the peer receives and does not report it.
     pub received: Option<u64>,
-    /// Received with the sender's SHA-256; null if unknown.
+    /// Keyframes received with the sender's SHA-256; null if unknown.
     pub intact: Option<u64>,
     /// Sizes.
     pub bytes: Spread,
@@ -381,7 +381,7 @@ pub struct Resources {
 /// A quantity that was not measured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotMeasured {
-    /// The field of this result: `keyframes.received`.
+    /// The field of this result, such as `keyframes.received`.
     pub what: String,
     /// The reason.
     pub why: String,
@@ -404,9 +404,9 @@ pub struct Comparison {
 /// One metric compared with the baseline.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MetricComparison {
-    /// `setup-p50`, `rtt-p95`.
+    /// Name of the metric, such as `setup-p50` or `rtt-p95`.
     pub name: String,
-    /// `ms`, `share` or `bytes`.
+    /// Unit: `ms`, `share` or `bytes`.
     pub unit: String,
     /// Value in the baseline; null if it has none.
     pub baseline: Option<f64>,

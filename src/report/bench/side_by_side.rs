@@ -8,7 +8,7 @@ use super::{
     wording::{self, NOTHING, Outcome, maybe, stages},
 };
 
-/// Widths of a label, a value and a change, columns including gaps.
+/// Widths of a label, a value and a change, in columns, including gaps.
 const LABEL: usize = 22;
 const VALUE: usize = 12;
 const CHANGE: usize = 10;
@@ -18,7 +18,7 @@ struct MetricRow {
     label: String,
     unit: &'static str,
     value: fn(&BenchResult, &str) -> Option<f64>,
-    /// Second argument of `value` if it needs one: a stage, a type.
+    /// Second argument of `value` if it needs one, such as a stage or a type.
     key: String,
 }
 
@@ -36,7 +36,7 @@ pub(super) fn side_by_side(runs: &[Named], width: usize) -> String {
     page.paragraph(0, "A change compares two numbers only and may be due to chance.");
     for (index, run) in runs.iter().enumerate().filter(|(_, run)| run.result.comparison.is_some()) {
         page.line("");
-        page.line(&format!("{} tested", letter(index)));
+        page.line(&format!("statistical test of {}", letter(index)));
         comparison(&mut page, &run.result);
     }
     for (index, run) in runs.iter().enumerate() {
@@ -163,7 +163,7 @@ fn sections(results: &[&BenchResult]) -> Vec<Section> {
 
 fn setup(results: &[&BenchResult]) -> Vec<MetricRow> {
     let mut names: Vec<&'static str> = Vec::new();
-    // In order of time, over all runs.
+    // In chronological order, over all runs.
     let all: Vec<_> = results.iter().map(|r| stages(&r.connections.setup_ms)).collect();
     for stage in Setup::<()>::default().stages() {
         if all.iter().flatten().any(|(name, _)| *name == stage.0) {

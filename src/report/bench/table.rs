@@ -128,7 +128,10 @@ fn setup(page: &mut Page, result: &BenchResult) {
     page.line("");
     page.rows(&NUMBERS, &rows);
     if stages.iter().any(|(name, _)| *name == "firstKeyframe") {
-        page.paragraph(2, "total: until the data channel is open; first keyframe: from then on");
+        page.paragraph(
+            2,
+            "total: until the data channel is open; first keyframe: the time after that",
+        );
     }
     first_picture(page, &result.connections.first_picture_ms);
 }
@@ -373,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn it_fits_a_terminal_and_cannot_control_it() {
+    fn the_output_fits_a_terminal_and_cannot_control_it() {
         let hostile = || example::named(&"\u{1b}]0;x\u{7}".repeat(50), example::hostile());
         let full = || example::named("a.json", example::full());
         let pages = [
@@ -426,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn it_cannot_command_a_ci_runner() {
+    fn the_output_cannot_command_a_ci_runner() {
         let mut result = example::partial();
         if let Some(ended) = &mut result.ended {
             ended.message = "::stop-commands::x ##[error]y ::1 is fine".into();

@@ -76,7 +76,8 @@ pub(super) fn headline(result: &BenchResult) -> String {
             c.metrics.iter().filter(|metric| metric.verdict == Verdict::Unknown).count()
         });
     if inconclusive > 0 && not_met == 0 {
-        parts.push(format!("{inconclusive} inconclusive against the baseline: not enough samples"));
+        let metrics = counted(inconclusive as u64, "metric");
+        parts.push(format!("{metrics} inconclusive against the baseline: not enough samples"));
     }
     if result.partial {
         parts.push(format!("ended early, after {}", seconds(result.duration_s)));
@@ -158,8 +159,8 @@ pub(super) use crate::stats::stages::stage_words as keyframe_stage;
 
 /// Findings about the delivery of keyframes, limited in number because a file may hold any.
 pub(super) fn findings(result: &BenchResult) -> impl Iterator<Item = &Finding> {
-    const MOST: usize = 8;
-    result.keyframes.delivery.iter().flat_map(|delivery| &delivery.findings).take(MOST)
+    const MAX: usize = 8;
+    result.keyframes.delivery.iter().flat_map(|delivery| &delivery.findings).take(MAX)
 }
 
 /// A stage and a code in one word: `ice/no-pair`.
@@ -200,7 +201,7 @@ pub(super) fn limit_and_actual(check: &GateResult) -> (String, String) {
     };
     let (limit, actual) =
         (quantity(&check.limit, &check.unit), quantity(&check.actual, &check.unit));
-    // Two numbers that differ only in digits that would be rounded away.
+    // The two numbers differ only in digits that would be rounded away.
     if limit == actual && !check.pass && check.limit.is_number() && check.actual.is_number() {
         let unit = &check.unit;
         return (format!("{sense}{} {unit}", check.limit), format!("{} {unit}", check.actual));
@@ -283,7 +284,7 @@ pub(super) fn of_run(runs: &[Named], run: &Named) -> String {
     if runs.len() > 1 { format!("{}: ", run.name) } else { String::new() }
 }
 
-/// Stages that at least one connection completed, in order of time: the total ends with the data channel.
+/// Stages that at least one connection completed, in chronological order: the total ends with the data channel.
 pub(super) fn stages(setup: &Setup<Spread>) -> Vec<(&'static str, &Spread)> {
     let mut stages: Vec<_> = setup.stages().into_iter().filter(|(_, s)| s.count > 0).collect();
     stages.sort_by_key(|(name, _)| *name == "firstKeyframe");

@@ -1,7 +1,7 @@
 //! Pieces of HTML: escaped text, tables, figures.
 //!
-//! Names, messages and settings of a result come from outside (files, servers, the remote peer): every one of them goes
-//! through [`esc`] on its way into the page.
+//! Names, messages and settings of a result are untrusted (they come from files, servers, the remote peer): each is
+//! passed through [`esc`] before it is added to the page.
 
 use std::fmt::Write;
 
@@ -37,7 +37,7 @@ pub(crate) fn long(text: &str) -> String {
     format!("<span class=\"long\">{}</span>", esc(text))
 }
 
-/// An outcome in one word, marked by shape and colour as well.
+/// An outcome in one word, also marked by shape and color.
 pub(crate) fn badge(good: bool, word: &str) -> String {
     let (class, sign) = if good { ("good", "✓") } else { ("bad", "✗") };
     format!(r#"<span class="badge {class}"><span aria-hidden="true">{sign}</span> {word}</span>"#)

@@ -49,7 +49,7 @@ impl Scale {
     }
 
     /// Seconds since the start of the run, with ticks at round seconds, minutes or hours. Starts at 0 unless nothing
-    /// happened for long.
+    /// happened for a long time.
     pub(crate) fn seconds(first: f64, last: f64) -> Self {
         let unit = match last {
             last if last < 180.0 => 1.0,
@@ -74,7 +74,7 @@ impl Scale {
         Self { lo, hi, log: true, ticks }
     }
 
-    /// Logarithmic when the values lie far apart, else linear from 0.
+    /// A logarithmic axis if the values lie far apart, otherwise a linear one from 0.
     pub(crate) fn fitting(lo: f64, hi: f64) -> Self {
         if lo > 0.0 && hi / lo > LINEAR_RATIO { Self::log(lo, hi) } else { Self::linear(0.0, hi) }
     }
@@ -143,7 +143,7 @@ fn log_step(value: f64, up: bool) -> f64 {
     found.unwrap_or(1.0) * power
 }
 
-/// A round number without needless digits: `0.25`, `5`, `120`.
+/// A round number without unnecessary digits: `0.25`, `5`, `120`.
 pub(crate) fn short(value: f64) -> String {
     let digits = match value.abs() {
         size if size >= 99.5 => 0,
@@ -154,12 +154,12 @@ pub(crate) fn short(value: f64) -> String {
     human::trim(&format!("{value:.digits$}"))
 }
 
-/// Milliseconds beside an axis: `0.5 ms`, `2 s`.
+/// Milliseconds as an axis label: `0.5 ms`, `2 s`.
 pub(crate) fn tick_ms(ms: f64) -> String {
     if ms.abs() < 999.5 { format!("{} ms", short(ms)) } else { format!("{} s", short(ms / 1000.0)) }
 }
 
-/// Bytes beside an axis: `50 KB`.
+/// Bytes as an axis label: `50 KB`.
 pub(crate) fn tick_bytes(bytes: f64) -> String {
     match bytes {
         b if b < 999.5 => format!("{} B", short(b)),
@@ -168,7 +168,7 @@ pub(crate) fn tick_bytes(bytes: f64) -> String {
     }
 }
 
-/// Seconds since the start beside an axis that ends at `hi`: `5 s`, `3 min`, `2 h`.
+/// Seconds since the start as a label of an axis that ends at `hi`: `5 s`, `3 min`, `2 h`.
 pub(crate) fn tick_seconds(seconds: f64, hi: f64) -> String {
     match hi {
         hi if hi < 180.0 => format!("{} s", short(seconds)),
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn far_apart_is_logarithmic() {
+    fn values_far_apart_get_a_logarithmic_axis() {
         assert!(Scale::fitting(0.1, 6.0).is_log());
         assert!(!Scale::fitting(1.0, 6.0).is_log());
         let scale = Scale::log(1.0, 100.0);

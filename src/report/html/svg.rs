@@ -1,14 +1,14 @@
 //! Drawings in inline SVG that stretch horizontally with the page while their text keeps its size.
 //!
 //! Horizontal positions are shares of the width (written as percentages), vertical ones are in CSS pixels. Axis
-//! labels are left of the drawing, in a margin that belongs to it. Curves, which SVG cannot express in percentages,
-//! go into a nested view of 1000 by the height that is stretched without their stroke.
+//! labels are to the left of the drawing, in its margin. Curves, which SVG cannot express in percentages, are drawn
+//! in a nested view, 1000 units wide and as high as the drawing, that is stretched without affecting their stroke.
 
 use std::fmt::Write;
 
 use super::{markup::esc, scale::Scale};
 
-/// Width of the nested view that curves are drawn in.
+/// Width of the nested view in which curves are drawn.
 const VIEW: f64 = 1000.0;
 
 /// Formats a number for SVG: always finite, at most two decimals.
@@ -23,7 +23,7 @@ pub(crate) fn num(value: f64) -> String {
 pub(crate) enum Anchor {
     /// Right of the position.
     Start,
-    /// Centred on the position.
+    /// Centered on the position.
     Middle,
     /// Left of the position.
     End,
@@ -71,7 +71,7 @@ impl Svg {
         );
     }
 
-    /// A bar with its upper left corner at `at`; `tip` is shown under the pointer.
+    /// A bar with its upper left corner at `at`; `tip` is shown as a tooltip.
     pub(crate) fn bar(&mut self, at: (f64, f64), size: (f64, f64), class: &str, tip: &str) {
         let _ = write!(
             self.marks,
@@ -150,10 +150,10 @@ impl Svg {
     }
 }
 
-/// A cross, marks failures.
+/// A cross that marks failures.
 pub(crate) const CROSS: &str = "M-4-4 4 4M4-4-4 4";
 
-/// Outlines that distinguish series without colour, one per series, cyclically.
+/// Outlines that distinguish series without color, one per series, cyclically.
 pub(crate) const MARKERS: [&str; 6] = [
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
     "M-3.5-3.5h7v7h-7z",
@@ -178,7 +178,7 @@ impl Curve {
         let _ = write!(self.0, "L{} {}", across(x), num_short(y));
     }
 
-    /// A dot; its class sets the size by a round stroke.
+    /// A dot; its class sets the size with a round stroke.
     pub(crate) fn dot(&mut self, x: f64, y: f64) {
         self.go(x, y);
         self.0.push_str("h.1");

@@ -11,8 +11,8 @@ use crate::report::{
     schema::GateResult,
 };
 
-/// One result per metric. A metric with too few samples does not fail (its note says so), but a metric that only the
-/// baseline has does, and so does a comparison in which no metric could be tested.
+/// One result per metric. A metric with too few samples does not fail (its note says so), but a metric that was
+/// measured only in the baseline does, and so does a comparison in which no metric could be tested.
 pub(super) fn checks(limit: f64, comparison: Option<&Comparison>) -> Vec<GateResult> {
     let Some(comparison) = comparison else {
         return vec![check(
@@ -71,7 +71,7 @@ fn describe(metric: &MetricComparison, points: bool) -> String {
     format!("{change}{interval}: {verdict}")
 }
 
-/// In hundredths with a sign, without a unit: `+12.5`, `-3`, `0`.
+/// As a percentage with a sign, without a unit: `+12.5`, `-3`, `0`.
 fn signed(change: f64) -> String {
     let text = percent(change);
     match text.trim_end_matches(" %") {

@@ -16,7 +16,7 @@ pub struct RequiredType(pub ConnectionType);
 /// A word that is not a connection type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "unknown connection type `{0}`; known are host, srflx, relay, relay/udp, relay/tcp, relay/tls"
+    "unknown connection type `{0}`; expected host, srflx, relay, relay/udp, relay/tcp, relay/tls"
 )]
 pub struct UnknownRequiredType(pub String);
 
@@ -52,7 +52,8 @@ impl RequiredType {
         any_relay || kind == self.to_string()
     }
 
-    /// Met when at least one connection succeeded and all that did are of the type.
+    /// Met when at least one connection succeeded and every connection that did has
+    /// the type.
     pub(super) fn check(self, connections: &Connections) -> GateResult {
         let found: Vec<_> = connections.by_type.iter().filter(|(_, count)| **count > 0).collect();
         let all: u64 = found.iter().map(|(_, count)| **count).sum();

@@ -149,7 +149,7 @@ fn notes_explain_the_numbers() {
 }
 
 #[test]
-fn types() {
+fn required_types_are_compared_with_the_types_found() {
     let of = |kinds: &[&str], required: &str| {
         let mut result = result();
         result.connections.by_type = kinds.iter().map(|kind| ((*kind).to_owned(), 2)).collect();

@@ -42,7 +42,7 @@ pub(super) fn section(result: &BenchResult, records: &[&KeyframeRecord]) -> Stri
         + &markup::section("keyframes", "Keyframes", &every(result, records))
 }
 
-/// A folded table of every keyframe whose delivery was measured.
+/// A collapsed table of every keyframe whose delivery was measured.
 fn every(result: &BenchResult, records: &[&KeyframeRecord]) -> String {
     let budget = budget(result);
     let measured: Vec<_> = records
@@ -126,8 +126,8 @@ pub(super) fn plot(result: &BenchResult, records: &[&KeyframeRecord]) -> Plot {
         svg.line((0.0, y), (1.0, y), "limit");
         let label = format!("minimum at path rate {}", ms(least));
         svg.text((1.0, 11.0), 0.0, Anchor::End, "limit-text", &label);
-        how += " The dashed line is the time the packets of a keyframe take at the measured rate \
-                of the path.";
+        how += " The dashed line shows the time that the packets of a keyframe take at the \
+                measured rate of the path.";
     }
     svg.line((0.0, area.bottom), (1.0, area.bottom), "axis");
     column_numbers(&mut svg, area.bottom, records.len());

@@ -23,9 +23,9 @@ use crate::{
 pub(super) struct Outcome {
     /// `good`, `bad` or `warn`.
     pub(super) class: &'static str,
-    /// One word.
+    /// The outcome in one word.
     pub(super) word: &'static str,
-    /// The reason for it.
+    /// The reason for the outcome.
     pub(super) reason: String,
 }
 
@@ -47,7 +47,7 @@ pub(super) fn outcome(result: &BenchResult) -> Outcome {
         (false, _, Some(gates), _) => ("bad", "Failed", gates),
         (false, false, None, _) => ("bad", "Failed", ungated(result)),
         (false, true, None, 0) => ("good", "Passed", ungated(result)),
-        (false, true, None, 1) => ("good", "Passed", "the one gate was met".to_owned()),
+        (false, true, None, 1) => ("good", "Passed", "the only gate was met".to_owned()),
         (false, true, None, 2) => ("good", "Passed", "both gates were met".to_owned()),
         (false, true, None, _) => ("good", "Passed", format!("all {gates} gates were met")),
     };
@@ -58,11 +58,11 @@ pub(super) fn outcome(result: &BenchResult) -> Outcome {
 fn ended_after(result: &BenchResult) -> String {
     let attempted = result.connections.attempted;
     match result.config.get("connections").and_then(Value::as_u64) {
-        _ if attempted == 0 => "it ended before the first connection".to_owned(),
+        _ if attempted == 0 => "ended before the first connection".to_owned(),
         Some(planned) if planned > attempted => {
-            format!("it ended after {attempted} of {planned} connections")
+            format!("ended after {attempted} of {planned} connections")
         }
-        _ => "it ended early".to_owned(),
+        _ => "ended early".to_owned(),
     }
 }
 
@@ -71,8 +71,8 @@ fn ungated(result: &BenchResult) -> String {
     let connections = &result.connections;
     match connections.attempted.saturating_sub(connections.succeeded) {
         _ if connections.attempted == 0 => "no connection was attempted".to_owned(),
-        0 if connections.attempted == 1 => "the one connection succeeded".to_owned(),
-        1 if connections.attempted == 1 => "the one connection failed".to_owned(),
+        0 if connections.attempted == 1 => "the only connection succeeded".to_owned(),
+        1 if connections.attempted == 1 => "the only connection failed".to_owned(),
         0 => format!("all {} connections succeeded", connections.attempted),
         failed => format!("{} connections failed", of(failed, connections.attempted)),
     }
@@ -85,8 +85,8 @@ pub(super) fn summary(result: &BenchResult) -> String {
         // The verdict already says so.
         _ if result.checks.is_empty() && !result.partial => String::new(),
         0 => "No connection was attempted.".to_owned(),
-        1 if connections.succeeded == 1 => "The one connection succeeded.".to_owned(),
-        1 => "The one connection failed.".to_owned(),
+        1 if connections.succeeded == 1 => "The only connection succeeded.".to_owned(),
+        1 => "The only connection failed.".to_owned(),
         all => format!("{} connections succeeded.", of(connections.succeeded, all)),
     };
     let why = match (&result.ended, connections.failures.first()) {
@@ -112,14 +112,14 @@ fn why(heading: &str, what: &str, message: &str, remedy: &str) -> String {
     format!(" <strong>{heading}</strong> ({}): {}.{remedy}", esc(what), sentence(message))
 }
 
-/// Machine in words. Escaped.
+/// Describes the machine. Escaped.
 pub(super) fn machine(result: &BenchResult) -> String {
     let host = &result.host;
     let cpus = counted(host.cpus, "CPU", "CPUs");
     format!("{} {}, {cpus}", esc(&host.os), esc(&host.arch))
 }
 
-/// Length of the run in words.
+/// Formats the length of the run.
 pub(super) fn length(result: &BenchResult) -> String {
     Duration::try_from_secs_f64(result.duration_s).map_or_else(|_| NONE.into(), human::duration)
 }
@@ -247,7 +247,8 @@ fn rtt(result: &BenchResult) -> Tile {
     Tile { label, value: ms(p50), detail }
 }
 
-/// A tile for times: median, p95 and maximum, and their meaning; without times the result of `missing`.
+/// A tile for times: median, p95 and maximum, and their meaning; if there are no times, the result of
+/// `missing`.
 fn times(label: &'static str, spread: &Spread, of: &str, missing: impl FnOnce() -> Tile) -> Tile {
     let Some(p50) = spread.p50 else { return missing() };
     let ends = format!("p95 {}, max {}", maybe(spread.p95, "ms"), maybe(spread.max, "ms"));

@@ -20,7 +20,7 @@ const LATENCY: &str = "Latency of each keyframe";
 /// Maximum number of keyframes drawn as one bar each.
 const MAX_BARS: usize = 240;
 
-/// Every keyframe of a run in order of time.
+/// Every keyframe of a run in chronological order.
 pub(super) fn records(result: &BenchResult) -> Vec<&KeyframeRecord> {
     let mut records: Vec<_> =
         result.connections.records.iter().flat_map(|record| &record.keyframes).collect();
@@ -34,7 +34,7 @@ fn absent(result: &BenchResult, title: &str) -> Plot {
         title,
         match result.keyframes.bytes.count {
             0 => "No keyframe was sent or received.",
-            _ => "The result has no records of single keyframes, only totals.",
+            _ => "The result has no records of individual keyframes, only totals.",
         },
     )
 }
@@ -73,18 +73,23 @@ pub(super) fn sizes(result: &BenchResult, records: &[&KeyframeRecord]) -> Plot {
     }
     column_numbers(&mut svg, area.bottom, records.len());
     let bars = records.len() <= MAX_BARS;
-    let mut how =
-        if bars { "One bar is one keyframe.".to_owned() } else { points::how(grouped, "keyframe") };
+    let mut how = if bars {
+        "Each bar is one keyframe.".to_owned()
+    } else {
+        points::how(grouped, "keyframe")
+    };
     how += " Keyframes are in the order they were sent.";
     let over = budget.is_some_and(|budget| most > budget);
     how += match (over, bars) {
-        (true, true) => " Hatched bars are over the budget, which is the dashed line.",
+        (true, true) => " Hatched bars are over the budget, shown as a dashed line.",
         (true, false) => " Points above the dashed line are over the budget.",
-        (false, _) if budget.is_some() => " None is over the budget, which is the dashed line.",
+        (false, _) if budget.is_some() => {
+            " No keyframe is over the budget, shown as a dashed line."
+        }
         (false, _) => "",
     };
     if records.iter().any(|record| record.intact == Some(false)) {
-        how += " A cross is a keyframe that did not arrive intact.";
+        how += " A cross marks a keyframe that did not arrive intact.";
     }
     figure(SIZES, &svg.render(), &how)
 }
@@ -112,7 +117,7 @@ fn draw_sizes(
         let state = match record.intact {
             Some(true) => "intact",
             Some(false) => "not intact",
-            None => "not known whether intact",
+            None => "unknown whether intact",
         };
         let y = area.down(record.bytes as f64);
         let tip = format!("keyframe {number}: {}, {state}", bytes(record.bytes as f64));
@@ -154,7 +159,7 @@ pub(super) fn latency(result: &BenchResult, records: &[&KeyframeRecord]) -> Plot
     if points.is_empty() {
         let why = match result.keyframes.latency_ms.count {
             0 => "No keyframe was timed.",
-            _ => "The result has no records of single keyframes, only percentiles.",
+            _ => "The result has no records of individual keyframes, only percentiles.",
         };
         return no_figure(LATENCY, why);
     }
@@ -170,9 +175,9 @@ pub(super) fn latency(result: &BenchResult, records: &[&KeyframeRecord]) -> Plot
     column_numbers(&mut svg, area.bottom, records.len());
     let untimed: Vec<_> = numbered().filter(|(_, record)| record.latency_ms.is_none()).collect();
     let mut how = points::how(grouped, "keyframe")
-        + " The vertical axis is the time from capture to the arrival of the last packet.";
+        + " The vertical axis shows the time from capture to the arrival of the last packet.";
     if !untimed.is_empty() {
-        how += " Crosses are keyframes without a time: incomplete, or not reported by the peer.";
+        how += " Crosses mark keyframes without a time: incomplete, or not reported by the peer.";
     }
     points::crosses(&mut svg, &area, untimed.into_iter().map(|(number, _)| (number, "no time")));
     figure(LATENCY, &svg.render(), &how)

@@ -49,8 +49,11 @@ pub(super) fn plot(result: &BenchResult) -> Plot {
     }
     let all = connections.attempted as f64;
     let counts = rows.iter().map(|(kind, count, _)| format!("{} {count}", short_name(kind)));
-    let description =
-        format!("Of {}: {}.", connections.attempted, counts.collect::<Vec<_>>().join(", "));
+    let description = format!(
+        "Of {} connections: {}.",
+        connections.attempted,
+        counts.collect::<Vec<_>>().join(", ")
+    );
     let mut svg = Svg::new("types", TITLE, &description, ROW * rows.len() as f64);
     for (index, (kind, count, class)) in rows.iter().enumerate() {
         let (y, share) = (ROW * index as f64, *count as f64 / all);
@@ -60,8 +63,8 @@ pub(super) fn plot(result: &BenchResult) -> Plot {
         svg.bar((0.0, y + 20.0), (1.0, 12.0), "track", "");
         svg.bar((0.0, y + 20.0), (share.min(1.0), 12.0), class, "");
     }
-    let how = "host: directly in one network. srflx: through NATs, at an address seen by a STUN \
-               server or the peer. relay: through a TURN server, with the transport to it. Both \
-               ends are considered.";
+    let how = "host: directly within one network. srflx: through NATs, at an address seen by a \
+               STUN server or the peer. relay: through a TURN server, with the transport to it. \
+               The candidates of both peers count.";
     figure(TITLE, &svg.render(), how)
 }

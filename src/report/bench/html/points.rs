@@ -1,4 +1,4 @@
-//! Plots of many values along an axis, whose size does not grow with their number.
+//! Plots of many values along an axis; the size of a plot does not grow with their number.
 
 use crate::report::html::svg::{Area, CROSS, Curve, Svg};
 
@@ -59,10 +59,10 @@ pub(super) fn crosses<'t>(
 pub(super) fn how(grouped: bool, one: &str) -> String {
     if grouped {
         format!(
-            "Too many to draw each {one}: lines run from the minimum to the maximum of a slice, \
-             dots are medians."
+            "Too many to draw each {one}: lines run from the minimum to the maximum of each slice, \
+             and dots are medians."
         )
     } else {
-        format!("One dot is one {one}.")
+        format!("Each dot is one {one}.")
     }
 }

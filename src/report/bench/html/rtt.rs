@@ -16,7 +16,7 @@ use crate::report::{
 const DISTRIBUTION: &str = "Distribution of round-trip times";
 const TIMELINE: &str = "Round-trip time over the run";
 const NO_PINGS: &str = "No ping was answered, so there are no round-trip times to draw.";
-const NO_SAMPLES: &str = "The result has no single round-trip times, only percentiles.";
+const NO_SAMPLES: &str = "The result has no individual round-trip times, only percentiles.";
 
 /// Number of bars in the distribution.
 const BINS: usize = 40;
@@ -24,7 +24,7 @@ const BINS: usize = 40;
 /// Maximum number of connections whose start is marked.
 const MAX_MARKS: usize = 60;
 
-/// Every recorded round trip of a run as `[atS, ms]`, in order of time.
+/// Every recorded round trip of a run as `[atS, ms]`, in chronological order.
 pub(super) fn samples(result: &BenchResult) -> Vec<[f64; 2]> {
     let mut samples: Vec<_> = result
         .connections
@@ -78,8 +78,8 @@ pub(super) fn distribution(result: &BenchResult, samples: &[[f64; 2]]) -> Plot {
     }
     let log = if area.x.is_log() { " The axis is logarithmic." } else { "" };
     let how = format!(
-        "The height of a bar is the number of pings with that round-trip time; users notice a \
-         long tail to the right as hitches.{log}"
+        "The height of a bar is the number of pings with that round-trip time; a long tail to the \
+         right is noticeable as hitches.{log}"
     );
     figure(DISTRIBUTION, &svg.render(), &how)
 }
@@ -198,11 +198,10 @@ fn timeline_how(result: &BenchResult, grouped: bool) -> String {
         how += " A thin vertical line marks the start of a connection.";
     }
     if records.iter().any(|record| record.failure.is_some()) {
-        how += " A cross at the top is a failed connection.";
+        how += " A cross at the top marks a failed connection.";
     }
     if result.rtt_ms.lost > 0 {
-        let lost = counted(result.rtt_ms.lost, "ping", "pings");
-        how = format!("{how} {lost} unanswered, not drawn.");
+        how = format!("{how} Unanswered pings ({}) are not drawn.", result.rtt_ms.lost);
     }
     how
 }

@@ -56,9 +56,9 @@ pub(super) fn stages(result: &BenchResult) -> Plot {
     for (index, (name, spread)) in rows.iter().enumerate() {
         stage_row(&mut svg, &area, ROW * index as f64, name, spread);
     }
-    let how = "The bar is the median, the line extends to the 95th percentile, the dot is the \
-               maximum (an arrow if it is further right). Total runs from the start to the open \
-               data channel; the first keyframe follows.";
+    let how = "The bar is the median, the line extends to the 95th percentile, and the dot is the \
+               maximum (an arrow if it is beyond the right edge). Total runs from the start to the \
+               open data channel; the first keyframe follows.";
     figure(STAGES, &svg.render(), how)
 }
 
@@ -91,7 +91,7 @@ fn stage_row(svg: &mut Svg, area: &Area, y: f64, name: &str, spread: &Spread) {
 pub(super) fn connections(result: &BenchResult) -> Plot {
     let records = &result.connections.records;
     if records.is_empty() {
-        return no_figure(CONNECTIONS, "The result has no records of single connections.");
+        return no_figure(CONNECTIONS, "The result has no records of individual connections.");
     }
     if records.len() > MAX_COLUMNS {
         return totals(result);
@@ -125,13 +125,13 @@ pub(super) fn connections(result: &BenchResult) -> Plot {
         ""
     };
     let how = format!(
-        "Each column is a connection from its start to its open data channel, in order of their \
-         start; its parts are the stages from bottom to top.{failed}"
+        "Each column is one connection, from its start to the open data channel, in the order they \
+         were started; its parts are the stages, from bottom to top.{failed}"
     );
     figure(CONNECTIONS, &(svg.render() + &legend(records)), &how)
 }
 
-/// About the height of the plot of stages beside it, px.
+/// Approximately the height of the plot of stages beside it, px.
 fn height(result: &BenchResult) -> f64 {
     let stages = result.connections.setup_ms.stages();
     let rows = stages.iter().filter(|(_, spread)| spread.p50.is_some()).count();
@@ -182,7 +182,7 @@ pub(super) fn column_numbers(svg: &mut Svg, bottom: f64, count: usize) {
     }
 }
 
-/// Names the parts of the columns, without stages that no connection has.
+/// Names the parts of the columns, except for stages that no connection reached.
 fn legend(records: &[ConnectionRecord]) -> String {
     let present = |stage: usize| {
         records.iter().any(|record| sane(*record.setup_ms.stages()[stage].1).is_some())
@@ -231,12 +231,13 @@ fn totals(result: &BenchResult) -> Plot {
     points::crosses(&mut svg, &area, failed.map(|record| (record.at_s, "failed")));
     area.x_axis(&mut svg, |tick| tick_seconds(tick, end));
     let failed = if records.iter().any(|record| !record.ok) {
-        " A cross at the top is a failed connection."
+        " A cross at the top marks a failed connection."
     } else {
         ""
     };
     let how = points::how(grouped, "connection")
-        + " The horizontal axis is its start, the vertical axis the time to its open data channel."
+        + " The horizontal axis shows its start, the vertical axis the time until its data channel \
+            was open."
         + failed;
     figure(CONNECTIONS, &svg.render(), &how)
 }

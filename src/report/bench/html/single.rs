@@ -11,7 +11,7 @@ pub(super) fn title(run: &Named) -> String {
     format!("{}, {}", head::outcome(&run.result).word.to_lowercase(), run.name)
 }
 
-/// The whole body, from the verdict down to single connections.
+/// The whole body, from the verdict down to individual connections.
 pub(super) fn body(run: &Named) -> String {
     let result = &run.result;
     let (samples, frames) = (rtt::samples(result), keyframes::records(result));

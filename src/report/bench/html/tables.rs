@@ -92,11 +92,11 @@ pub(super) fn numbers(result: &BenchResult) -> String {
     section("numbers", "All numbers", &(table.render() + &offset))
 }
 
-/// A folded table of every connection.
+/// A collapsed table of every connection.
 pub(super) fn connections(result: &BenchResult) -> String {
     let records = &result.connections.records;
     if records.is_empty() {
-        let none = nothing("The result has no records of single connections.");
+        let none = nothing("The result has no records of individual connections.");
         return section("connections", "Connections", &none);
     }
     let mut table = Table::new(
@@ -181,7 +181,7 @@ pub(super) fn ice_servers(result: &BenchResult) -> String {
     }
     groups.sort_by(|a, b| a.first.url.cmp(&b.first.url));
     let columns = ["Server", "Answer", "#Connections", "#Median time", "Code and reason"];
-    let mut table = Table::new("Answers of each server while candidates were gathered", &columns);
+    let mut table = Table::new("Answers of each server during candidate gathering", &columns);
     for Answers { first, times, count } in groups {
         let code_text = first.code.map_or_else(String::new, |code| code.to_string());
         let reason = esc(first.reason.as_deref().unwrap_or_default());
@@ -215,7 +215,7 @@ pub(super) fn resources(result: &BenchResult) -> String {
         (
             "memory per connection",
             resources.rss_bytes_per_connection,
-            "growth at the peak of open connections",
+            "growth at the peak number of open connections",
         ),
     ];
     for (name, value, meaning) in rows {

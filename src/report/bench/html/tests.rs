@@ -50,12 +50,12 @@ fn check(page: &str) {
             let (name, value) = (attribute.name(), attribute.value());
             assert!(attributes.contains(name) || name.starts_with("aria-"), "{name} of {node:?}");
             assert!(name != "style" || value.starts_with("--h:"), "{value}");
-            assert!(name != "id" || ids.insert(value.to_owned()), "{value} is there twice");
+            assert!(name != "id" || ids.insert(value.to_owned()), "{value} occurs twice");
         }
     }
     for node in document.descendants() {
         for id in node.attribute("aria-labelledby").unwrap_or_default().split_whitespace() {
-            assert!(ids.contains(id), "{id} is nowhere");
+            assert!(ids.contains(id), "{id} does not exist");
         }
     }
     assert_eq!(elements_named(&document, "h1"), 1);
@@ -166,7 +166,7 @@ fn missing_data_is_explained() {
         "Not drawn:",
         "No ping was answered, so there are no round-trip times to draw.",
         "No keyframe was sent or received.",
-        "The result has no records of single connections.",
+        "The result has no records of individual connections.",
         "No STUN or TURN server was queried.",
         "Nothing was measured.",
     ] {
@@ -198,7 +198,7 @@ fn the_verdict_gives_its_reason() {
         ("good", "Passed: all 3 connections succeeded", passed.clone()),
         (
             "good",
-            "Passed: the one gate was met",
+            "Passed: the only gate was met",
             BenchResult { checks: vec![gate("min-success", true)], ..passed.clone() },
         ),
         (
@@ -207,16 +207,16 @@ fn the_verdict_gives_its_reason() {
             BenchResult { checks: not_met.clone(), pass: false, ..passed },
         ),
         ("bad", "Failed: 2 of 3 connections failed", failed.clone()),
-        ("warn", "Partial: it ended early", stopped),
-        ("warn", "Partial: it ended after 1 of 20 connections", early.clone()),
+        ("warn", "Partial: ended early", stopped),
+        ("warn", "Partial: ended after 1 of 20 connections", early.clone()),
         (
             "bad",
-            "Partial: it ended after 1 of 20 connections; 1 of 2 gates not met: max-ping-loss",
+            "Partial: ended after 1 of 20 connections; 1 of 2 gates not met: max-ping-loss",
             BenchResult { checks: not_met, ..early.clone() },
         ),
         (
             "warn",
-            "Partial: it ended before the first connection",
+            "Partial: ended before the first connection",
             BenchResult { connections: collect::connections(Vec::new()), ..early.clone() },
         ),
     ];
@@ -275,7 +275,7 @@ fn a_full_run_has_every_part() {
 }
 
 #[test]
-fn a_hundred_thousand_samples_stay_a_small_page() {
+fn a_hundred_thousand_samples_fit_in_a_small_page() {
     let rtt = |of: u32| -> Vec<[f64; 2]> {
         (0..100).map(|i| [f64::from(of * 100 + i) / 50.0, 0.3 + f64::from(i % 17)]).collect()
     };
@@ -325,7 +325,7 @@ fn equal_times_make_one_bar() {
     assert_eq!(spread.matches("<rect").count(), 1, "{spread}");
     assert!(spread.contains("50 pings</title>") && spread.contains("p50 2.00 ms"), "{spread}");
     assert!(
-        figure(&page, "Round-trip time over the run").contains("One dot is one answered ping.")
+        figure(&page, "Round-trip time over the run").contains("Each dot is one answered ping.")
     );
 }
 
@@ -346,8 +346,8 @@ fn times_far_apart_are_on_a_logarithmic_axis_with_round_ticks() {
 fn one_connection_is_singular() {
     let page = page(Sample { connections: 1, keyframes: 1, ..Sample::default() }.result());
     check(&page);
-    assert!(page.contains("<h1>Passed: the one connection succeeded</h1>"), "{page}");
-    assert!(figure(&page, "Size of each keyframe").contains("One bar is one keyframe."));
+    assert!(page.contains("<h1>Passed: the only connection succeeded</h1>"), "{page}");
+    assert!(figure(&page, "Size of each keyframe").contains("Each bar is one keyframe."));
 }
 
 #[test]

@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_read_well() {
+    fn settings_are_readable() {
         assert_eq!(setting("maxBytes", &json!(100_000)), "100.0 KB");
         assert_eq!(setting("pingBytes", &json!(64)), "64 B");
         assert_eq!(setting("connections", &json!(20)), "20");
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn no_number_is_a_dash_and_a_huge_one_is_short() {
+    fn missing_numbers_are_dashes_and_huge_ones_are_short() {
         assert_eq!(
             [None, Some(f64::NAN), Some(0.99)].map(|v| maybe(v, "share")),
             [NONE, NONE, "99 %"]
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn the_middle() {
+    fn the_median_is_the_middle_value() {
         assert_eq!(median(vec![]), None);
         assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(vec![4.0, 1.0]), Some(2.5));

@@ -1,4 +1,4 @@
-//! Judgements of a run: gates, and the comparison with a baseline.
+//! Judgments of a run: gates, and the comparison with a baseline.
 
 use super::values::{NONE, cell, short_name};
 use crate::report::{
@@ -26,7 +26,7 @@ const ROW: f64 = 38.0;
 /// The gates of a run; a sentence when there were none.
 pub(super) fn gates(result: &BenchResult) -> String {
     if result.checks.is_empty() {
-        let none = "No gates were set. Without gates every connection must succeed.";
+        let none = "No gates were set. Without gates, every connection must succeed.";
         return section("gates", "Gates", &nothing(none));
     }
     let mut table = Table::new(
@@ -45,8 +45,7 @@ pub(super) fn gates(result: &BenchResult) -> String {
     }
     let note = if result.partial {
         nothing(
-            "The run is partial: gates were checked against the values measured until it \
-                 ended.",
+            "The run is partial: gates were checked against the values measured before it ended.",
         )
     } else {
         String::new()
@@ -60,7 +59,7 @@ pub(super) fn comparison(result: &BenchResult) -> String {
     let names: Vec<_> = comparison.baseline.iter().map(|name| code(name)).collect();
     let allowed = comparison.max_regression.map_or_else(
         || "No limit was set.".to_owned(),
-        |limit| format!("A metric may be {} worse.", esc(&human::share(limit))),
+        |limit| format!("A metric may be up to {} worse.", esc(&human::share(limit))),
     );
     let mut body = format!(
         "<p>Baseline: {}. {allowed}</p>\n<p class=\"how\">{}</p>\n",
@@ -159,9 +158,9 @@ fn intervals(comparison: &Comparison) -> Plot {
         let y = top + ROW * (row as f64 + 0.5);
         interval_row(&mut svg, &area, y, metric, *change, *interval);
     }
-    let how = "Right of the solid line is worse, left is better. A bar entirely to the right of \
-               the dashed limit is a regression; one that crosses the solid line is not a \
-               significant difference. Shares are in percentage points.";
+    let how = "To the right of the solid line is worse, to the left is better. A bar entirely to \
+               the right of the dashed limit is a regression; one that crosses the solid line is \
+               not a significant difference. Shares are in percentage points.";
     figure(title, &svg.render(), how)
 }
 

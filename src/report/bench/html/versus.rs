@@ -72,7 +72,7 @@ fn header(runs: &[Named]) -> String {
     )
 }
 
-/// The name of a run; of a long path only the end.
+/// The name of a run; for a long path, only its end.
 fn label(run: &Named) -> String {
     cut_front(&printable(&run.name), MAX_LABEL)
 }
@@ -88,7 +88,7 @@ fn item((run, outcome): (&Named, &Outcome)) -> String {
     )
 }
 
-/// Label, unit and value of a quantity that runs are compared by.
+/// Label, unit and value of a quantity by which runs are compared.
 type Quantity = (&'static str, &'static str, fn(&BenchResult) -> Option<f64>);
 
 /// The quantities of the comparison table.
@@ -229,7 +229,7 @@ fn failures(runs: &[Named]) -> String {
     if any { table.render() + &none } else { none }
 }
 
-/// Colour, dash and marker of each run.
+/// Color, dash and marker of each run.
 fn legend(runs: &[Named]) -> String {
     let key = |(index, run): (usize, &Named)| {
         let style = index % STYLES;
@@ -257,7 +257,7 @@ fn cdf(runs: &[Named]) -> Plot {
         })
         .collect();
     if sorted.iter().all(Vec::is_empty) {
-        return no_figure(CDF, "No run has single round-trip times.");
+        return no_figure(CDF, "No run has individual round-trip times.");
     }
     let (lo, hi) = rtt::ends(sorted.iter().flatten().copied());
     let x =
@@ -373,7 +373,7 @@ fn grouped(
     let values = groups.iter().flat_map(|group| &group.values);
     let most = values.filter_map(finite).fold(0.0, f64::max).max(f64::MIN_POSITIVE);
     let Some(first) = groups.first() else {
-        return no_figure(title, "No run measured it.");
+        return no_figure(title, "No run measured this.");
     };
     let (bar, gap) = (16.0, 26.0);
     let step = gap + bar * first.values.len() as f64;
