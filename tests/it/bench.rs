@@ -45,7 +45,7 @@ fn result(ended: &Ended) -> Value {
     let validator = jsonschema::validator_for(&schema).unwrap();
     let wrong: Vec<String> =
         validator.iter_errors(&result).map(|e| format!("{}: {e}", e.instance_path())).collect();
-    assert!(wrong.is_empty(), "not valid by schema.json: {wrong:?}");
+    assert!(wrong.is_empty(), "does not match schema.json: {wrong:?}");
     result
 }
 
@@ -57,7 +57,7 @@ fn files(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn alone_it_measures_everything_and_writes_nothing() {
+fn without_a_server_everything_is_measured_and_no_file_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let ended = small(dir.path(), &[]);
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
@@ -167,7 +167,7 @@ fn relay_only_is_relayed_and_required() {
 }
 
 #[test]
-fn connections_side_by_side_and_at_a_rate() {
+fn connections_may_be_concurrent_and_at_a_rate() {
     let dir = tempfile::tempdir().unwrap();
     let words = ["bench", "--json", "--connections", "24", "--parallel", "6", "--rate", "40/s"];
     let load = ["--pings", "48", "--keyframes", "24", "--source", "pattern:160x96"];
@@ -182,7 +182,7 @@ fn connections_side_by_side_and_at_a_rate() {
 }
 
 #[test]
-fn a_duration_counts_instead_of_numbers() {
+fn a_duration_takes_precedence_over_counts() {
     let dir = tempfile::tempdir().unwrap();
     let words = ["bench", "--json", "--connections", "1", "--warmup", "0", "--duration", "1s"];
     let load = ["--interval", "200ms", "--ping-interval", "20ms", "--source", "pattern:160x96"];
@@ -221,7 +221,7 @@ fn the_remote_peer_may_be_another_process() {
 }
 
 #[test]
-fn a_plain_receiver_is_measured_as_far_as_it_goes() {
+fn a_plain_receiver_is_measured_as_far_as_possible() {
     let rig = Rig::new();
     let recv = rig.recv("frames", &[]);
     recv.says("joined the room");
@@ -312,7 +312,7 @@ fn an_empty_room_and_an_absent_server_are_distinguished() {
 }
 
 #[test]
-fn a_server_that_stops_half_way_leaves_the_measurements() {
+fn measurements_survive_a_server_that_stops_halfway() {
     let rig = Rig::new();
     let responder =
         start(rig.dir.path(), &["bench", "--respond", "--json", "--signal", &rig.signal]);
@@ -366,7 +366,7 @@ fn a_very_short_connection_is_judged_correctly() {
 }
 
 #[test]
-fn ctrl_c_half_way_gives_the_measurements_so_far() {
+fn ctrl_c_halfway_reports_the_measurements_so_far() {
     let dir = tempfile::tempdir().unwrap();
     let words = ["bench", "--json-stream", "--connections", "1000", "--pings", "5000"];
     let bench = start(dir.path(), &[&words[..], &["--keyframes", "0", "--out", "b.json"]].concat());
@@ -393,7 +393,7 @@ fn ctrl_c_half_way_gives_the_measurements_so_far() {
 }
 
 #[test]
-fn gates_that_are_not_met_end_with_3() {
+fn unmet_gates_exit_with_3() {
     let dir = tempfile::tempdir().unwrap();
     let met = ["--min-success", "99%", "--max-rtt-p95", "20s", "--max-setup-p95", "20s"];
     let also = ["--min-keyframes-intact", "100%", "--max-frame-bytes", "100KB"];

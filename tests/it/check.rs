@@ -236,11 +236,11 @@ async fn our_own_server_conforms_to_every_rule() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn our_own_server_conforms_to_every_slow_rule() {
-    // It has no TLS here, and a restart takes a process of its own: see scripts/test.sh.
+    // The server has no TLS here, and a restart requires a separate process: see scripts/test.sh.
     conforms_to_every_rule(true, &["handshake.slow-tls", "close.1012-restart"]).await;
 }
 
-/// A server that answers every connection with the same bytes, or never.
+/// A server that answers every connection with the same bytes, or not at all.
 async fn answering(bytes: Option<&'static [u8]>) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -262,20 +262,20 @@ async fn answering(bytes: Option<&'static [u8]>) -> std::net::SocketAddr {
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_resets_or_sends_garbage_violates_rules_and_ends_no_run() {
+async fn a_server_that_hangs_resets_or_sends_garbage_violates_rules_but_does_not_end_the_run() {
     const PAGE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>";
     const TOKEN: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n{\"token\":\"\xff\0\",\"iceServers\":[[],7]}";
     const SWITCH: &[u8] =
         b"HTTP/1.1 101 Switching Protocols\r\n\r\n\x81\x7f\xff\xff\xff\xff\xff\xff\xff\xff{";
     let servers =
         [None, Some(&b""[..]), Some(b"\0\xff\0\xff"), Some(PAGE), Some(TOKEN), Some(SWITCH)];
-    let looks = servers.into_iter().flat_map(|bytes| [(bytes, false), (bytes, true)]);
-    stream::iter(looks)
+    let cases = servers.into_iter().flat_map(|bytes| [(bytes, false), (bytes, true)]);
+    stream::iter(cases)
         .for_each_concurrent(None, |(bytes, own_tokens)| async move {
             let mut config = config(["ws", "http"], answering(bytes).await);
             config.pair = Some("demo".into());
             if own_tokens {
-                // As far as the WebSocket, whatever the token API says.
+                // Get as far as the WebSocket, regardless of the token API.
                 (config.phone.login, config.mac.login) = (None, None);
                 config.jwt_secret = Some(Secret::from(SECRET));
             }
@@ -284,8 +284,8 @@ async fn a_server_that_hangs_resets_or_sends_garbage_violates_rules_and_ends_no_
             let report = checked(config).await;
             assert!(!report.pass, "{bytes:?}: {:?}", report.counts);
             // A missing token or failing handshake is reported once, not once per rule; SWITCH accepts all.
-            let most = if bytes == Some(SWITCH) { 70 } else { 30 };
-            assert!((2..most).contains(&report.counts.failed), "{bytes:?}: {:?}", report.counts);
+            let max = if bytes == Some(SWITCH) { 70 } else { 30 };
+            assert!((2..max).contains(&report.counts.failed), "{bytes:?}: {:?}", report.counts);
             assert!(report.counts.passed < 6, "{bytes:?}: {:?}", report.counts);
         })
         .await;

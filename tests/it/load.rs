@@ -1,4 +1,4 @@
-//! `load`, the real binary: its measurements, and its errors when something is wrong with the server.
+//! `load` with the real binary: its measurements, and its errors when the server has a problem.
 
 use std::{
     fs,
@@ -15,16 +15,16 @@ use crate::run::{Ended, HANG, Running, run, serve, start};
 
 const SECRET: &str = "a-secret-for-tests-of-load-only-0123";
 
-/// Some rooms, for a short time.
+/// Arguments for a short run.
 const SMALL: [&str; 5] = ["--json", "load", "--idle", "0.1s", "--duration=0.5s"];
 
-/// With five rooms, unless `more` sets their number.
+/// A short run with five rooms, unless `more` sets their number.
 fn small(dir: &Path, more: &[&str]) -> Ended {
     let rooms: &[&str] = if more.contains(&"--rooms") { &[] } else { &["--rooms", "5"] };
     run(dir, &[&SMALL[..], rooms, more].concat())
 }
 
-/// The result, which is the only line and valid by the schema.
+/// The result, which is the only line and matches the schema.
 #[track_caller]
 fn result(ended: &Ended) -> Value {
     let lines = ended.json();
@@ -32,7 +32,7 @@ fn result(ended: &Ended) -> Value {
     let validator = jsonschema::validator_for(&serde_json::from_str(JSON_SCHEMA).unwrap()).unwrap();
     let wrong: Vec<String> =
         validator.iter_errors(&lines[0]).map(|e| format!("{}: {e}", e.instance_path())).collect();
-    assert!(wrong.is_empty(), "not valid by schema.json: {wrong:?}");
+    assert!(wrong.is_empty(), "does not match schema.json: {wrong:?}");
     lines[0].clone()
 }
 
@@ -49,7 +49,7 @@ fn at<'a>(signal: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 }
 
 #[test]
-fn alone_it_measures_an_embedded_server_and_cleans_up() {
+fn an_embedded_server_is_measured_and_its_files_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     let tmp = dir.path().join("tmp");
     fs::create_dir(&tmp).unwrap();
@@ -57,7 +57,7 @@ fn alone_it_measures_an_embedded_server_and_cleans_up() {
         let words = [&SMALL[..], &["--rooms", "5"], more].concat();
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_orion-peer"));
         command.args(&words).current_dir(dir.path()).env_clear().env("TMPDIR", &tmp);
-        // Meant for another server than the one it starts.
+        // Intended for another server, not for the embedded one.
         command.env("ORION_LISTEN", "192.0.2.1:1");
         let output = command.output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
@@ -95,7 +95,7 @@ fn an_external_server_gets_the_pairs_and_its_process_is_measured() {
 }
 
 #[test]
-fn gates_that_are_not_met_are_exit_3() {
+fn unmet_gates_exit_with_3() {
     let dir = tempfile::tempdir().unwrap();
     let words = ["--max-relay-p99", "0s", "--min-messages", "1/s", "--min-handshakes=1000000"];
     let ended = small(dir.path(), &words);
@@ -144,7 +144,7 @@ fn a_message_limit_of_the_server_is_reported() {
 }
 
 #[test]
-fn ctrl_c_and_a_dying_server_leave_the_measurements() {
+fn measurements_survive_ctrl_c_and_a_dying_server() {
     let dir = tempfile::tempdir().unwrap();
     let (server, signal) = server(dir.path(), &[]);
     let words = at(&signal, &["--db", "pairs.db", "--rooms", "3", "--duration", "1h"]);

@@ -147,7 +147,7 @@ fn errors_are_exit_code_2_with_path_and_remedy() {
     }
     for (words, expected) in [
         (&["gone.json"][..], &["`gone.json`", "check the path"][..]),
-        (&["old.json", "half.json"], &["`half.json`", "ends in the middle"]),
+        (&["old.json", "half.json"], &["`half.json`", "is truncated"]),
         (&["newer.json"], &["`newer.json`", "newer orion-peer", "at least as new"]),
         (&["page.json"], &["`page.json`", "is not JSON"]),
         (&["empty.json"], &["`empty.json`", "is empty"]),

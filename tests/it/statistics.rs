@@ -12,7 +12,7 @@ fn reports(dir: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The object of a type in a report; there is one.
+/// The only object of a type in a report.
 fn object<'r>(report: &'r Value, kind: &str) -> &'r Value {
     let mut found = report["report"].as_object().unwrap().values().filter(|o| o["type"] == kind);
     found.next().unwrap_or_else(|| panic!("no {kind}: {report:#}"))
@@ -40,7 +40,7 @@ fn there_is_one_report_per_interval() {
     }
 }
 
-/// It ends before the first interval is over, but has statistics.
+/// A run that ends before the first interval has elapsed has statistics, too.
 #[test]
 fn a_short_run_has_a_report() {
     let rig = Rig::new();

@@ -1,4 +1,4 @@
-//! Every fault, and the rules it must violate: exactly these.
+//! Every fault, and exactly the rules that it must violate.
 
 /// The fault of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub enum Fault {
     UnsignedLogin,
     ThirdDeviceGetsToken,
     AnyPairGetsToken,
-    TellsApart,
+    DistinguishesPairs,
     Malformed422,
     NulIsUnknown,
     NulIsOutage,
@@ -74,8 +74,8 @@ pub enum Fault {
     HoldsAllOffers,
     HoldsNoCandidates,
     HoldsWithoutBound,
-    HoldsForTheGone,
-    BreaksOffOnErrors,
+    HoldsAfterLeaving,
+    DropsConnectionOnErrors,
     IgnoresBinary,
     LargeLimit,
     ReplacedIs4001,
@@ -118,7 +118,7 @@ pub const QUICK: &[Row] = &[
     (F::UnsignedLogin, "", &["token.401-forged-login"]),
     (F::ThirdDeviceGetsToken, "", &["token.403-alike", "token.403-third-device"]),
     (F::AnyPairGetsToken, "", &["token.403-alike", "token.403-unknown-pair"]),
-    (F::TellsApart, "", &["token.403-alike"]),
+    (F::DistinguishesPairs, "", &["token.403-alike"]),
     (F::Malformed422, "", &["token.400-control", "token.400-malformed"]),
     (F::NulIsUnknown, "", &["token.400-control"]),
     (F::NulIsOutage, "", &["token.400-control"]),
@@ -182,8 +182,8 @@ pub const QUICK: &[Row] = &[
     (F::HoldsAllOffers, "", &["held.latest"]),
     (F::HoldsNoCandidates, "", &["held.64", "held.candidates"]),
     (F::HoldsWithoutBound, "", &["held.64"]),
-    (F::HoldsForTheGone, "", &["held.offerer-left"]),
-    (F::BreaksOffOnErrors, "", &["close.1002-protocol", "close.1007-utf8"]),
+    (F::HoldsAfterLeaving, "", &["held.offerer-left"]),
+    (F::DropsConnectionOnErrors, "", &["close.1002-protocol", "close.1007-utf8"]),
     (F::IgnoresBinary, "", &["close.1003-binary"]),
     (F::LargeLimit, "", &["close.1009-too-big"]),
     (F::ReplacedIs4001, "", &["close.4502-replaced"]),

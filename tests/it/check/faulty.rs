@@ -1,4 +1,5 @@
-//! A small server that conforms to the contract except for one fault: admission. Rooms are in `room`.
+//! A small server that conforms to the contract except for one fault. Tokens and admission are here,
+//! rooms in `room`.
 
 use std::{
     collections::HashMap,
@@ -41,7 +42,7 @@ pub const PONG_WITHIN: Duration = Duration::from_secs(1);
 pub const GRACE_S: u64 = 1;
 const HEADER_WITHIN: Duration = Duration::from_millis(500);
 
-/// What the connections of one server share.
+/// State shared by the connections of one server.
 pub struct Shared {
     pub fault: Fault,
     /// Whether sockets are pinged.
@@ -49,7 +50,7 @@ pub struct Shared {
     pub rooms: Mutex<HashMap<String, Room>>,
     pub revoked: AtomicBool,
     dir: PathBuf,
-    /// Whether the next token request is answered 503.
+    /// Whether the next token request is answered with 503.
     outage: AtomicUsize,
     token_requests: AtomicUsize,
     handshakes: AtomicUsize,
@@ -194,7 +195,7 @@ async fn serve(shared: &Arc<Shared>, mut stream: Stream) {
     }
 }
 
-/// Whether a request exceeds the limit, which also resets the count.
+/// Counts a request; returns true and resets the count if it exceeds the limit.
 fn too_many(counter: &AtomicUsize) -> bool {
     let many = counter.fetch_add(1, Ordering::Relaxed) >= REQUESTS;
     if many {
@@ -284,7 +285,7 @@ impl Shared {
         let known = ["phone", "mac", "phone2"].contains(&device);
         let pair = body["pairId"].as_str().unwrap_or(home);
         let message =
-            if self.has(Fault::TellsApart) && pair != home { "unknown" } else { "no pair" };
+            if self.has(Fault::DistinguishesPairs) && pair != home { "unknown" } else { "no pair" };
         if !known && !self.has(Fault::ThirdDeviceGetsToken) {
             return Err((403, message));
         }

@@ -194,7 +194,7 @@ struct Connection {
     bad: usize,
 }
 
-/// How a socket ends: the close code.
+/// The close code with which a socket ends.
 type Over = Option<u16>;
 
 /// Runs one socket to its end.
@@ -347,7 +347,7 @@ impl Connection {
         for text in held {
             member.say(text);
         }
-        // What was held does not count against the queue.
+        // Held messages do not count against the queue.
         member.queued.store(0, Ordering::Relaxed);
         room.members.push(member);
     }
@@ -364,7 +364,7 @@ impl Connection {
         if room.members.len() == before {
             return;
         }
-        if !self.has(Fault::HoldsForTheGone) {
+        if !self.has(Fault::HoldsAfterLeaving) {
             room.held.remove(&self.device);
         }
         let wrong = self.has(Fault::LeftReason) && reason == "closed";
@@ -373,7 +373,7 @@ impl Connection {
             let left = json!({"t": "peer-left", "deviceId": self.device, "reason": reason});
             room.notify_others(&self.device, &left);
         }
-        if room.members.is_empty() && !self.has(Fault::HoldsForTheGone) {
+        if room.members.is_empty() && !self.has(Fault::HoldsAfterLeaving) {
             rooms.remove(&self.pair);
         }
     }
@@ -409,7 +409,7 @@ impl Connection {
     fn broken(&self, error: &WsError) -> Over {
         match error {
             flood if is_flood(flood) => Some(4004),
-            _ if self.has(Fault::BreaksOffOnErrors) => None,
+            _ if self.has(Fault::DropsConnectionOnErrors) => None,
             WsError::Utf8(_) => Some(1007),
             WsError::Protocol(_) => Some(1002),
             _ => None,
