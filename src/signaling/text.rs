@@ -1,4 +1,4 @@
-//! The text of a WebSocket message as the rooms and the bus pass it on.
+//! The text of a WebSocket message, as relayed by the rooms and the bus.
 
-/// One text message; cloning shares its bytes.
+/// One text message; clones share its bytes.
 pub type Text = tokio_tungstenite::tungstenite::Utf8Bytes;
