@@ -114,10 +114,9 @@ async fn resolve_one(
                 Err(why) => {
                     (why, "check the spelling of the host name and this machine's name server")
                 }
-                Ok(_) => (
-                    "the host has no address of the selected family".to_owned(),
-                    "check --network",
-                ),
+                Ok(_) => {
+                    ("the host has no address of the selected family".to_owned(), "check --network")
+                }
             };
             let problem = Problem::error(code(&row, "unresolved"), Some(url), message, remedy);
             row.problem = Some(problem);

@@ -49,7 +49,7 @@ pub enum ControlMessage {
     Text {
         /// Chosen by the sender; repeated in the `ack`.
         id: Id,
-        /// The text, without a line break.
+        /// The line of text.
         text: String,
     },
     /// Describes one keyframe, sender to receiver.
@@ -155,8 +155,8 @@ pub struct KeyframeInfo {
     pub sent_at: Option<f64>,
 }
 
-/// Fields of `set`; absent settings do not change. A number that is not an unsigned integer is rounded to the
-/// nearest one, so that it is rejected like any other value out of range instead of remaining unanswered.
+/// Fields of `set`; absent settings do not change. A number that is not an unsigned integer is truncated and
+/// saturated, so that it is rejected like any other value out of range instead of remaining unanswered.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Settings {
@@ -176,7 +176,7 @@ pub struct Settings {
 
 fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     let number = Option::<serde_json::Number>::deserialize(deserializer)?;
-    // The cast saturates at 0 and at the maximum.
+    // The cast truncates, and saturates at 0 and at the maximum.
     let nearest = |number: serde_json::Number| number.as_f64().unwrap_or_default() as u64;
     Ok(number.map(|number| number.as_u64().unwrap_or_else(|| nearest(number))))
 }
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_rounded_to_the_nearest_unsigned_integer() {
+    fn numbers_are_truncated_and_saturated() {
         let set = |text: &str| {
             let text = format!(r#"{{"t":"set","id":1,{text}}}"#);
             let Ok(ControlMessage::Set { settings, .. }) = ControlMessage::parse(text.as_bytes())

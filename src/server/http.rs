@@ -65,7 +65,7 @@ pub(super) struct Options {
     pub connections: Arc<Semaphore>,
     /// Connections per address.
     pub addresses: Option<Slots<IpAddr>>,
-    /// Proxies whose statement of a client's address is trusted.
+    /// Proxies that are trusted to name a client's address.
     pub proxies: Arc<Proxies>,
     /// Counters of the listener.
     pub traffic: Arc<Traffic>,
@@ -123,7 +123,7 @@ impl Options {
         }
     }
 
-    /// A slot for a connection from `address`, or `None` if it needs none; an error when all its slots are taken.
+    /// A slot for a connection from `address`, `None` for a trusted proxy, or an error when all slots are taken.
     fn place(&self, address: IpAddr) -> Result<Option<Slot<IpAddr>>, ()> {
         let Some(slots) = &self.addresses else { return Ok(None) };
         if self.proxies.trust(address) {
@@ -139,7 +139,7 @@ impl Options {
     /// How requests on a connection from `address` to `local` arrive.
     fn arrival(&self, address: SocketAddr, local: Option<IpAddr>, tls: bool) -> Arrival {
         if self.proxies.trust(address.ip()) {
-            // A proxy may have terminated TLS, so plain HTTP from it does not mean that the client used none.
+            // A proxy may have terminated TLS: plain HTTP from it does not imply that the client used no TLS.
             return Arrival { local: None, secure: tls.then_some(true) };
         }
         Arrival { local, secure: Some(tls) }

@@ -25,7 +25,7 @@ pub struct ListenerConfig {
     /// Whether requests whose host is not this machine are rejected when there is no TLS: for a server with
     /// a well-known login.
     pub this_machine_only: bool,
-    /// Proxies whose statement of a client's address is trusted.
+    /// Proxies that are trusted to name a client's address.
     pub proxies: Proxies,
     /// Address of a separate plain HTTP listener for `/metrics`, `/healthz` and `/readyz`; the main listener
     /// then does not serve `/metrics`.

@@ -185,7 +185,7 @@ pub struct ServerConfig {
     pub extra_metrics: Option<ExtraMetrics>,
     /// Resources other than sockets that end with a pair, such as allocations of an embedded TURN server.
     pub in_use: Option<Arc<dyn InUse>>,
-    /// What the page for browsers at `/` fetches from `/mode`; `None` disables the page.
+    /// Response of `/mode` to the page for browsers at `/`; `None` disables the page.
     pub page: Option<serde_json::Value>,
 }
 

@@ -104,7 +104,7 @@ mod tests {
     fn the_first_address_from_the_right_that_is_not_a_proxy_is_the_client() {
         use ProxyHeader::{Forwarded, XForwardedFor};
         for (header, peer, lines, expected) in [
-            // Only proxies are trusted.
+            // Headers from any other client are ignored.
             (XForwardedFor, "192.0.2.9:1", &["X-Forwarded-For: 198.51.100.1"][..], "192.0.2.9"),
             (XForwardedFor, "10.0.0.1:1", &["X-Forwarded-For: 198.51.100.1"], "198.51.100.1"),
             // The client wrote the left part itself.

@@ -168,7 +168,7 @@ impl Tls {
     fn server(&self, protocols: &[&[u8]]) -> Arc<ServerConfig> {
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .expect("ring speaks the default versions")
+            .expect("ring supports the default versions")
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(&self.0) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn changed_files_are_read_again_and_bad_ones_leave_the_old_pair() {
+    fn changed_files_are_reloaded_and_unusable_ones_are_ignored() {
         let pair = Pair::new("a.example");
         let tls = pair.read().unwrap();
         assert_eq!(tls.names(), ["a.example"]);

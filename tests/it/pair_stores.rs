@@ -1,5 +1,5 @@
-//! Pair stores: one suite of cases for each of them, who may do what in `PostgreSQL`, outages, and
-//! revocations that reach live sockets.
+//! Pair stores: one test suite for all of them, permissions in `PostgreSQL`, outages, and revocations that
+//! reach live sockets.
 
 mod at_once;
 mod postgres;
@@ -15,7 +15,7 @@ use orion_peer::{
 
 use crate::run::run;
 
-/// Ids and users are UUIDs, as databases want them.
+/// Ids and users are UUIDs, as databases require.
 fn uuid(number: u32) -> String {
     format!("00000000-0000-4000-8000-{number:012x}")
 }
@@ -24,7 +24,7 @@ fn pair(number: u32, ios: &str, mac: &str) -> Pair {
     Pair::active(uuid(number).as_str(), uuid(1000), ios, mac, 1_700_000_000 + u64::from(number))
 }
 
-/// Every case, on a store that is empty and may be written.
+/// The test suite for an empty, writable store.
 async fn suite(store: &dyn PairStore) {
     store.ready().await.unwrap();
     assert_eq!(store.list().await.unwrap(), []);
@@ -90,7 +90,7 @@ async fn rules(store: &dyn PairStore) {
     }
 }
 
-/// Names that mean something to SQL, to `PostgREST` or to URLs.
+/// Names with characters that are special in SQL, `PostgREST` or URLs.
 async fn odd_names(store: &dyn PairStore) {
     let names = [
         r#"a",mac_device_id.neq."b"#,
@@ -118,7 +118,7 @@ async fn odd_names(store: &dyn PairStore) {
     }
 }
 
-/// Identifiers that no store can hold are those of no pair, and no outage.
+/// Identifiers that no store can hold belong to no pair, and do not cause an outage.
 async fn unholdable_names(store: &dyn PairStore) {
     let long = "x".repeat(257);
     for name in ["a\u{0}b", "\u{0}", "a\nb", "\u{85}", &long] {
@@ -149,7 +149,7 @@ async fn many(store: &dyn PairStore) {
     let active = store.still_active(&ids).await.unwrap();
     assert_eq!(active.len(), 3);
     ids.retain(|id| active.contains(id));
-    assert_eq!(ids.len(), 3, "nothing is made up");
+    assert_eq!(ids.len(), 3, "only requested pairs are returned");
 }
 
 #[tokio::test]
@@ -160,7 +160,7 @@ async fn sqlite_in_memory_and_in_a_file() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_many_on_a_file_at_once_one_does_it() {
+async fn exactly_one_of_many_concurrent_operations_on_a_file_succeeds() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("pairs.db");
     let opening = (0..8).map(|_| SqlitePairs::open(&path));
@@ -172,14 +172,14 @@ async fn of_many_on_a_file_at_once_one_does_it() {
 }
 
 #[test]
-fn servers_started_together_on_a_new_file_all_start() {
+fn servers_can_be_started_concurrently_on_a_new_file() {
     for round in 0..3 {
         let dir = tempfile::tempdir().unwrap();
         at_once::servers(dir.path(), &["--db", "pairs.db"], round);
     }
 }
 
-/// `serve pairs` on the store that the flags `db` name.
+/// Tests `serve pairs` on the store selected by the flags `db`.
 fn command_line(dir: &Path, db: &[&str]) {
     let pairs = |words: &[&str]| {
         let words = [&["--json", "serve", "pairs"], words, db].concat();
@@ -208,7 +208,7 @@ fn command_line(dir: &Path, db: &[&str]) {
 }
 
 #[test]
-fn the_command_line_keeps_pairs_in_a_file() {
+fn the_command_line_stores_pairs_in_a_file() {
     let dir = tempfile::tempdir().unwrap();
     command_line(dir.path(), &["--db", "pairs.db"]);
     let config = "[serve]\ndb = 'pairs.db'\nlisten = '127.0.0.1:1'\ndb-cache = '1s'\n";

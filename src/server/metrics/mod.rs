@@ -31,7 +31,7 @@ fn render(parts: &Parts) -> String {
     signaling(&mut text, parts);
     store(&mut text, parts);
     let answers = &parts.tokens.answers;
-    labelled(&mut text, "orion_token_answers_total", "status", "Token API answers.", answers);
+    labelled(&mut text, "orion_token_answers_total", "status", "Token API responses.", answers);
     if let Some(twilio) = &parts.config.twilio {
         twilio.metrics(&mut text, unix_now());
     }
