@@ -18,7 +18,7 @@ use crate::{
     types::epoch_seconds,
 };
 
-/// Channels accepted from the remote peer; further ones are closed.
+/// Maximum number of channels accepted from the remote peer; further channels are closed.
 const MAX_ACCEPTED: u64 = 16;
 
 impl ControlChannels {
@@ -41,7 +41,8 @@ impl ControlChannels {
             .await
             .map_err(PeerError::crate_error("create the control channel"))?;
         let _ = self.own.set(Arc::clone(&channel));
-        // Beside the driver, like accepted channels: no thread has to wake to answer a ping.
+        // On the driver's thread, like accepted channels: no other thread has to wake to answer a
+        // ping.
         runtime.spawn_beside(self.reading(shared, channel, false));
         Ok(())
     }
@@ -49,7 +50,7 @@ impl ControlChannels {
     pub(in crate::peer) fn accept(&self, shared: &Arc<PeerState>, channel: Arc<dyn DataChannel>) {
         let before = self.accepted.fetch_add(1, Ordering::Relaxed);
         if before >= MAX_ACCEPTED {
-            // Logged once, even if a peer opens a thousand.
+            // Logged only once, even if a peer opens a thousand.
             if before == MAX_ACCEPTED {
                 tracing::warn!(
                     "the peer opened more than {MAX_ACCEPTED} data channels: the rest are closed"
@@ -119,7 +120,7 @@ async fn read(shared: &Arc<PeerState>, counters: Arc<Counters>, reference: Chann
             DataChannelEvent::OnClose => break,
             _ => continue,
         };
-        // Waiting here leaves messages in SCTP, whose window then slows the sender down.
+        // While this waits, messages stay in SCTP, whose window then slows the sender down.
         if shared.events.send(event).await.is_err() {
             break;
         }

@@ -1,5 +1,5 @@
-//! Arrival times to report to the sender: soon, for it may still be sending, and immediately after the last
-//! packet of a picture. Nothing is sent while nothing arrives.
+//! Arrival times to report to the sender: promptly, because it may still be sending, and immediately after
+//! the last packet of a picture. Nothing is sent while nothing arrives.
 
 use std::{
     collections::BTreeMap,
@@ -14,11 +14,11 @@ use crate::peer::sequence::extend_sequence;
 /// Maximum delay from the first packet to the message about it.
 const REPORT_DELAY: Duration = Duration::from_millis(20);
 
-/// The same once a second packet has followed: a sender that probes the path does so with a burst of this
-/// length, and continues from what it learns.
+/// The maximum delay once a second packet has arrived: a sender probes the path with a burst of this length
+/// and waits for the result.
 const BURST_REPORT_DELAY: Duration = Duration::from_millis(10);
 
-/// Packets that are reported immediately: the message is a hundredth of their size.
+/// This many packets are reported immediately: the message is a hundredth of their size.
 const BATCH_PACKETS: usize = 10;
 
 /// Maximum number of missing packets reported in one message.
@@ -32,7 +32,7 @@ pub(super) struct Arrivals {
     /// The number after the newest reported packet.
     reported_end: Option<u64>,
     waiting: BTreeMap<u64, i64>,
-    /// When the first of them arrived.
+    /// When the first waiting packet arrived.
     since: Option<Instant>,
     due: Option<Instant>,
     messages: u8,
@@ -115,7 +115,7 @@ mod tests {
         assert!(arrivals.take(now + 1000 * MS).is_none());
     }
 
-    /// As libwebrtc probes: five packets of padding in 10 ms, none of which ends a picture.
+    /// libwebrtc probes with five packets of padding in 10 ms, none of which ends a picture.
     #[test]
     fn a_burst_of_ten_milliseconds_is_reported_at_its_end() {
         let now = Instant::now();
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_packets_are_reported_immediately_and_a_jump_makes_no_large_message() {
+    fn ten_packets_are_reported_immediately_and_a_jump_does_not_cause_a_large_message() {
         let now = Instant::now();
         let mut arrivals = Arrivals::new(now);
         for number in 0..10 {

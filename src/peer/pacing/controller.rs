@@ -1,4 +1,4 @@
-//! The current send rate, and what follows from feedback.
+//! The current send rate and how feedback changes it.
 //!
 //! Each access unit is a train of packets:
 //!
@@ -23,8 +23,8 @@ use super::{
 };
 use crate::{peer::rate::INITIAL_RATE, units::RateSetting};
 
-/// The maximum rate, bits a second: in the 2 ms that timers may be late that is 20 packets, which fit into the 64
-/// KB buffers of browsers' and relays' sockets.
+/// The maximum rate, bits a second: a timer that is 2 ms late then releases 20 packets, which fit into the 64 KB
+/// buffers of browsers' and relays' sockets.
 pub const MAX_RATE: u64 = 100_000_000;
 
 /// The minimum rate, bits a second.
@@ -33,13 +33,13 @@ pub const MIN_RATE: u64 = 100_000;
 /// The maximum rate that a few back-to-back packets can show: on a radio link they may share one transmission.
 const MAX_FIRST_RATE: f64 = 50e6;
 
-/// Packets sent back to back at the beginning.
+/// Packets sent back to back at the beginning, the head.
 const HEAD_PACKETS: usize = 10;
 
-/// Rate until feedback reports them: it does not fill a slow uplink's queue within a round trip.
+/// Rate until feedback about the head arrives: it does not fill a slow uplink's queue within a round trip.
 const TRICKLE_RATE: f64 = 1.5e6;
 
-/// Packets sent less than this much faster than they arrive do not show the path's capacity.
+/// Packets sent less than this many times as fast as they arrive do not show the path's capacity.
 const TRICKLED: f64 = 1.3;
 
 /// Without feedback and echoes for this long, sending continues at the initial rate: nothing on the path answers.
@@ -61,10 +61,10 @@ const SILENT_UNITS: u32 = 2;
 /// Share of the path's capacity that is used.
 const SHARE: f64 = 0.95;
 
-/// The same after a queue has built up.
+/// Share of the capacity that is used after a queue has built up.
 const BACK_OFF: f64 = 0.92;
 
-/// How much faster the last part of a train is: minimum and maximum.
+/// How much faster the last part of a train is sent: minimum and maximum.
 const PROBE: (f64, f64) = (1.25, 2.0);
 
 /// The last part takes this long, and has at least this many packets.
@@ -90,11 +90,11 @@ const HEAVY_LOSS_RATE: f64 = 1e6;
 /// Packets required for a verdict on a body.
 const WINDOW: usize = 8;
 
-/// Packets in flight that show whether something stalled: at least this many if there are no more, and at most this
-/// many.
+/// Packets in flight whose arrival shows whether something stalled: at least the first number once all are
+/// accounted for; the second number suffices in any case.
 const DOUBT_PACKETS: (usize, usize) = (6, 16);
 
-/// How much faster they arrive in that case.
+/// How much faster these packets arrive after a stall.
 const DOUBTFUL: f64 = 3.0;
 
 /// After a pause of this length none of our queue remains.
@@ -121,7 +121,7 @@ struct Train {
 /// Transport-wide feedback of one train compared with echoes.
 #[derive(Debug, Default)]
 struct Comparison {
-    /// Echoes answered before feedback about their packets arrived: number, and when.
+    /// Echoes answered before feedback about their packets arrived: packet number and time of the answer.
     ahead: Vec<(u64, Instant)>,
     echoes: usize,
     messages: usize,
@@ -147,9 +147,9 @@ struct Doubt {
 enum PathEstimate {
     /// Nothing yet.
     Unknown,
-    /// Its rate, which the actual capacity may exceed by far.
+    /// A rate is known, but the actual capacity may far exceed it.
     Measured,
-    /// It has been observed to be full.
+    /// The path has been observed to be full, so its capacity is known.
     Full,
 }
 
@@ -230,7 +230,7 @@ impl Controller {
         }
     }
 
-    /// The measured capacity of the path, bits a second; none when nothing was measured.
+    /// The measured capacity of the path, bits a second; none if nothing has been measured.
     #[must_use]
     pub fn estimate(&self) -> Option<u64> {
         (self.path != PathEstimate::Unknown).then_some((self.rate / SHARE) as u64)
@@ -269,7 +269,7 @@ impl Controller {
         };
     }
 
-    /// Takes a packet with this many bytes on the wire, or returns when to ask again.
+    /// Lets a packet with this many bytes on the wire leave, or returns when to ask again.
     pub fn poll(&mut self, now: Instant, bytes: usize) -> Option<Instant> {
         if let Some(hold) = self.hold {
             if now < hold {
@@ -321,12 +321,12 @@ impl Controller {
         rate
     }
 
-    /// A packet leaves, with its RTP sequence number. Returns its transport-wide number.
+    /// A packet with this RTP sequence number is about to leave. Returns its transport-wide number.
     pub fn sent(&mut self, now: Instant, bytes: usize, sequence: u16) -> u16 {
         self.sent.sent(now, bytes, sequence)
     }
 
-    /// The peer requests packets of the last train again.
+    /// The peer requested packets of the last train again.
     pub fn missing(&mut self, sequences: impl IntoIterator<Item = u16>) {
         for sequence in sequences {
             self.sent.missing(sequence, self.train.first);
@@ -431,12 +431,12 @@ impl Controller {
         before != (self.rate, self.hold, self.path)
     }
 
-    /// The first packets, sent back to back: the spacing of their arrivals is the rate of the path. Packets that
-    /// trickle behind them do not count, unless the first ones were lost.
+    /// Measures the path with the first packets, sent back to back: the spacing of their arrivals gives the rate.
+    /// Packets that trickle behind them count only if the head was lost.
     fn take_first(&mut self, now: Instant, all: &[Sample]) {
         let head = self.sent.samples(self.train.first, self.train.first + HEAD_PACKETS as u64);
         if self.sent.source() == ArrivalSource::Echoes && (2..HEAD_PACKETS).contains(&head.len()) {
-            // One more echo shows whether something stalled between two.
+            // One more echo will show whether something stalled between two others.
             return;
         }
         let has_head = head.len() > HEAD_PACKETS / 2;
@@ -450,12 +450,12 @@ impl Controller {
             _ => true,
         };
         let Some(rate) = estimate::arrival_rate(samples).filter(|_| enough) else { return };
-        // The first ones were lost, and the rest trickled: those arrive as slowly as they were sent.
+        // The head was lost, and the rest trickled: these packets arrive as slowly as they were sent.
         let sent = estimate::send_rate(samples).unwrap_or(rate);
         if !has_head && sent < TRICKLED * rate && rate < self.rate {
             return;
         }
-        // If something stalled, the path is not known yet.
+        // If something stalled, the capacity of the path is not known yet.
         let rate = match estimate::between_stalls(samples) {
             Some(faster) => rate.max(faster.min(INITIAL_RATE as f64)),
             None => rate,
@@ -465,7 +465,7 @@ impl Controller {
         self.drain(now, all, rate.min(MAX_FIRST_RATE));
     }
 
-    /// Whether a queue builds up even though the rate was considered right.
+    /// Checks whether a queue builds up at a rate that was considered right.
     fn check_body(&mut self, now: Instant, samples: &[Sample]) {
         let Some(base) = self.base else { return };
         let end = self.train.probe.map_or(self.sent.next(), |(first, _)| first);
@@ -488,7 +488,7 @@ impl Controller {
             let fell = BACK_OFF * rate < self.rate / 2.0;
             self.set_rate(self.rate.min(BACK_OFF * rate));
             self.path = PathEstimate::Full;
-            // A path that was much faster may be so again, if a receiver merely stalled.
+            // If a receiver merely stalled, a path that was much faster may be as fast again.
             self.probe = if fell { PROBE.1 } else { PROBE.0 };
             self.drain(now, samples, rate);
         }
@@ -530,7 +530,7 @@ impl Controller {
         let uneven = estimate::unevenness(&body, base);
         let limit = QUEUE_SHORT + self.packet_time() / 2.0 + uneven;
         let lost = self.sent.lost(first, end);
-        // Sent faster, more packets get lost: the queue was too small to show.
+        // More packets were lost at the higher rate: the queue was too small to be seen.
         let overflow = lost > self.sent.lost(self.train.first, first) + QUEUE_LOSS;
         if queueing.queue > limit && !queueing.falling || overflow {
             let carried = estimate::arrival_rate(&samples).unwrap_or(rate);
@@ -551,7 +551,7 @@ impl Controller {
         }
     }
 
-    /// Evaluates a train when the next one begins.
+    /// Evaluates a train before the next one begins.
     fn end_train(&mut self) {
         if self.train.packets == 0 || self.pace != RateSetting::Auto {
             return;
@@ -567,8 +567,8 @@ impl Controller {
         self.judge_heavy_loss(lost);
     }
 
-    /// A policer drops packets without a queue, and drops fewer when fewer are sent. An outage looks the same, but
-    /// only once; and on a bad radio link the rate makes no difference.
+    /// A policer drops packets without a queue, and drops fewer when fewer are sent. An outage looks the same but
+    /// happens only once, and on a bad radio link the rate makes no difference.
     fn judge_heavy_loss(&mut self, lost: f64) {
         let heavy = lost > HEAVY_LOSS + self.random_loss;
         self.lossy_units = if heavy { self.lossy_units + 1 } else { 0 };

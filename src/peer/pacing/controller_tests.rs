@@ -1,4 +1,4 @@
-//! The controller against a simulated path, in virtual time.
+//! Tests the controller with a simulated path, in virtual time.
 
 use std::collections::BTreeMap;
 
@@ -29,12 +29,12 @@ struct SimulatedPath {
     delay: f64,
     jitter: f64,
     loss: f64,
-    /// Offset of the receiver's clock, and how much faster it runs.
+    /// Offset of the receiver's clock; `drift` is how much faster it runs.
     clock: f64,
     drift: f64,
-    /// The receiver stalls: how often, and for how long.
+    /// Interval and duration of the receiver's stalls, seconds.
     stalls: Option<(f64, f64)>,
-    /// Everything is lost until then.
+    /// Everything is lost until this time.
     dark_until: f64,
     free: f64,
     random: u64,
@@ -68,7 +68,7 @@ impl SimulatedPath {
         (self.random >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// When the answer to an echo sent now comes back.
+    /// The time at which the answer to an echo sent at `at` returns.
     fn echo(&mut self, at: f64) -> Option<f64> {
         let (lost, jitter) = (self.share() < self.loss || self.share() < self.loss, self.share());
         if lost || !self.echoes || at < self.dark_until {
@@ -82,7 +82,7 @@ impl SimulatedPath {
         Some(answered + self.delay)
     }
 
-    /// When a packet arrives.
+    /// The time at which a packet sent at `at` arrives.
     fn send(&mut self, at: f64) -> Option<f64> {
         let (loss, jitter) = (self.share(), self.share());
         if loss < self.loss || at < self.dark_until {
@@ -106,7 +106,7 @@ impl SimulatedPath {
 /// Result of one keyframe.
 #[derive(Debug)]
 struct KeyframeOutcome {
-    /// From the first packet to the last arrival, relative to the minimum possible.
+    /// Time from the first packet to the last arrival, relative to the minimum possible.
     ratio: f64,
     dropped: usize,
     longest_queue: f64,
@@ -157,7 +157,7 @@ impl Simulation {
                     arrivals.push((arrived, number));
                     last_arrival = last_arrival.max(arrived);
                 } else {
-                    // The gap shows with the next packet, and is requested together with others.
+                    // The next packet reveals the gap, which is requested together with others.
                     requests.push((self.now + 2.0 * self.path.delay + 0.020, self.sequence));
                 }
                 if let Some(number) = self.controller.wants_echo()
@@ -262,7 +262,8 @@ fn keyframes_take_little_more_than_the_minimum() {
     }
 }
 
-/// libwebrtc reports every 50 to 250 ms, Pion every 100 ms, others never: echoes are as good as prompt reports.
+/// libwebrtc reports every 50 to 250 ms, Pion every 100 ms, others never: echoes work as well as prompt
+/// reports.
 #[test]
 fn late_or_missing_reports_do_not_delay_keyframes() {
     for reports in [ReportTiming::Every(0.1), ReportTiming::Every(0.25), ReportTiming::Never] {
@@ -336,7 +337,7 @@ fn a_peer_that_reports_at_fixed_intervals_always_gets_echoes() {
 }
 
 #[test]
-fn a_changing_path_is_followed() {
+fn the_rate_follows_a_changing_path() {
     let mut run = Simulation::new(SimulatedPath::new(20e6));
     steady(&mut run, 1);
     run.path.rate = 2e6;
@@ -376,7 +377,7 @@ fn loss_alone_does_not_reduce_the_rate() {
     }
 }
 
-/// A policer drops traffic above its rate, and has hardly any queue.
+/// A policer drops traffic above its rate and has hardly any queue.
 #[test]
 fn the_rate_of_a_policer_is_obeyed() {
     let queue_bytes = 4.0 * BYTES as f64;
@@ -398,8 +399,8 @@ fn occasional_receiver_stalls_do_not_reduce_the_rate() {
                 run.keyframe(85);
                 let share = run.controller.rate() as f64 / rate;
                 // A keyframe does not overrun a fast path.
-                let most = if rate > 2e7 { 2.0 } else { 1.3 };
-                assert!((0.6..most).contains(&share), "{reports:?}: {share} of {rate}");
+                let max = if rate > 2e7 { 2.0 } else { 1.3 };
+                assert!((0.6..max).contains(&share), "{reports:?}: {share} of {rate}");
             }
         }
     }
@@ -421,7 +422,7 @@ fn a_stall_in_the_first_packets_does_not_affect_the_estimate() {
     }
 }
 
-/// Packets that arrive as fast as they were sent prove at least that capacity: no further ones are needed.
+/// Packets that arrive as fast as they were sent prove at least that capacity: no more are needed.
 #[test]
 fn first_packets_of_a_slow_sender_are_enough() {
     let epoch = Instant::now();
@@ -440,7 +441,7 @@ fn first_packets_of_a_slow_sender_are_enough() {
     assert!(controller.estimate().is_some_and(|rate| rate > 4_000_000), "{controller:?}");
 }
 
-/// As on a busy machine: 70 ms in which nothing is read, anywhere in a keyframe, on a fast path.
+/// On a busy machine, nothing may be read for 70 ms anywhere in a keyframe. The path is fast.
 #[test]
 fn a_single_long_stall_does_not_reduce_the_rate() {
     for reports in [ReportTiming::Promptly, ReportTiming::Never] {
@@ -468,7 +469,7 @@ fn missing_feedback_is_awaited_only_once() {
     }
 }
 
-/// How long four keyframes take when nothing is answered.
+/// The time each of four keyframes takes when nothing is answered.
 fn without_answers(feedback: bool) -> Vec<Duration> {
     let mut now = Instant::now();
     let mut controller = Controller::new(RateSetting::Auto, now);

@@ -1,13 +1,14 @@
-//! Connectivity checks as acknowledgments: how far media has come, within a round trip, with any ICE peer.
+//! Connectivity checks as acknowledgments: they show within a round trip how far media has come, with any ICE
+//! peer.
 //!
-//! A peer sends transport-wide feedback when it sees fit: libwebrtc and Pion collect it for 50 to 250 ms,
-//! which is longer than a keyframe takes, and some do not negotiate it. But every ICE agent answers a Binding
-//! request immediately (RFC 8445 §7.3). So a copy of the last check on this path, as a transaction of its
-//! own, leaves right behind a media packet, through the same queues, and its answer shows that the packet has
-//! passed them. It costs about 140 bytes; the answer is withheld from the crate, which did not send the
-//! request.
+//! A peer decides when to send transport-wide feedback: libwebrtc and Pion collect it for 50 to 250 ms, which
+//! is longer than a keyframe takes, and some peers do not negotiate it. But every ICE agent answers a Binding
+//! request immediately (RFC 8445 §7.3). So a copy of the last check on this path, with its own transaction
+//! id, is sent right behind a media packet, through the same queues, and its answer shows that the packet has
+//! passed them. An echo costs about 140 bytes; its answer is withheld from the `rtc` crate, which did not
+//! send the request.
 //!
-//! No sockets and no clock: `now` is an argument.
+//! This module uses no sockets and no clock: `now` is an argument.
 
 use std::{
     collections::VecDeque,
@@ -24,17 +25,17 @@ use crate::{
     stun::message::{Class, HEADER_BYTES, Message, TransactionId, attr, method},
 };
 
-/// Paths remembered.
+/// Maximum number of paths remembered.
 const MAX_PATHS: usize = 8;
 
 /// Maximum number of media packets that await their echo and have not left yet.
 const MAX_WANTED: usize = 64;
 
-/// Maximum number of checks that may still be answered.
+/// Maximum number of checks awaiting an answer.
 const MAX_SENT: usize = 256;
 
-/// How long a round trip is considered for the minimum: as long as a few of the crate's checks, which are 2 s
-/// apart.
+/// How long a round trip counts toward the minimum: long enough for several of the crate's checks, which are
+/// 2 s apart.
 const RECENT: Duration = Duration::from_secs(10);
 
 /// Bytes of an RTP header through its SSRC, the last field (RFC 3550 §5.1).
@@ -45,7 +46,7 @@ const RTP_HEADER: usize = 12;
 pub struct Echo {
     /// Number of the packet it was sent behind.
     pub number: u64,
-    /// From the check to its answer.
+    /// Time from the check to its answer.
     pub round_trip: Duration,
     /// Minimum round trip of the last 10 s.
     pub least: Duration,
@@ -206,7 +207,7 @@ impl Echoes {
         let mut state = self.state();
         let matches = |wanted: &WantedEcho| (wanted.ssrc, wanted.sequence) == (ssrc, sequence);
         let index = state.wanted.iter().position(matches)?;
-        // Those before it were sent elsewhere, or not at all.
+        // The packets before it were sent on another path or not at all.
         let wanted = state.wanted.drain(..=index).next_back()?;
         self.waiting.store(!state.wanted.is_empty(), Relaxed);
         let route = Route::of(to, datagram)?;
@@ -218,8 +219,8 @@ impl Echoes {
         Some(echo)
     }
 
-    /// An authenticated check or answer arrived: the echo it answers, if it does; such an answer is not for
-    /// the crate.
+    /// An authenticated check or answer arrived. Returns the echo that it answers, if any; such an answer
+    /// must not reach the crate.
     pub(in crate::peer) fn answered(&self, datagram: &[u8], now: Instant) -> Option<Echo> {
         let message = Message::parse(content(datagram))?;
         if !matches!(message.class, Class::Success | Class::Error) {
@@ -247,7 +248,7 @@ fn push<T>(kept: &mut VecDeque<T>, new: T, max_len: usize) {
     kept.push_back(new);
 }
 
-/// A copy of the check as another transaction, in the same channel or indication where it is relayed. None if
+/// Copies the check under another transaction id, in the same channel or indication if it is relayed. None if
 /// the indication has a checksum of its own.
 fn copy(check: &[u8], transaction: TransactionId, password: &str) -> Option<Vec<u8>> {
     let content = content(check);

@@ -1,11 +1,11 @@
-//! What the arrival times of packets reveal about the path they took.
+//! Queueing on a path and its capacity, estimated from the arrival times of packets.
 //!
 //! A packet's transit time, less the minimum of all transit times, is the time it spent in queues. Only
 //! differences between arrival times matter, so the receiver's clock is arbitrary. Single packets may be late
-//! by chance; a queue makes all of them late. So the estimate looks at the minimum of several packets: where
-//! that has grown, the path was busy throughout, and packets arrived at exactly the rate that it carries.
+//! by chance; a queue makes all of them late. So the estimate uses the minimum of several packets: if it has
+//! grown, the path was busy throughout, and packets arrived at exactly the rate that the path carries.
 
-/// A packet that arrived. Both times in seconds, each on the clock of its own peer.
+/// A packet that arrived. Both times are in seconds, each on its own peer's clock.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sample {
     /// When it was sent, seconds.
@@ -24,19 +24,19 @@ impl Sample {
     }
 }
 
-/// The minimum transit of these packets: what an idle path takes.
+/// The minimum transit time of these packets: that of an idle path.
 #[must_use]
 pub fn base(samples: &[Sample]) -> Option<f64> {
     samples.iter().map(Sample::transit).min_by(f64::total_cmp)
 }
 
-/// What the last few packets reveal.
+/// The state of the path's queue, from the last few packets.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Queueing {
     /// Minimum time that one of the last packets spent in queues, seconds.
     pub queue: f64,
-    /// Arrival rate since the queue began to grow, bits a second; where `queue` is clearly above zero, this
-    /// is the capacity of the path.
+    /// Arrival rate since the queue began to grow, bits a second; if `queue` is clearly above zero, this is
+    /// the capacity of the path.
     pub rate: f64,
     /// Packets arrive much faster than they were sent: a stalled receiver or link has resumed.
     pub falling: bool,
@@ -85,10 +85,10 @@ pub fn send_rate(samples: &[Sample]) -> Option<f64> {
     Some(rate(rest, rest.last()?.sent - first.sent))
 }
 
-/// Ratio of the two halves' durations from which the longer one must contain a stall.
+/// If one half takes this many times as long as the other, it must contain a stall.
 const STALL_RATIO: f64 = 4.0;
 
-/// Arrivals are reported in steps of a quarter of a millisecond: anything shorter has no rate.
+/// Arrivals are reported in steps of a quarter of a millisecond: no rate can be computed for less.
 const RESOLUTION: f64 = 250e-6;
 
 /// The rate of these packets if they took `span` seconds to arrive, bits a second.
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn too_few_packets_yield_no_estimate() {
+    fn too_few_packets_give_no_estimate() {
         assert_eq!(queueing(&[], 0.0, 8), None);
         assert_eq!(queueing(&through(7, 1.0, 1.0), 3600.0, 8), None);
         assert_eq!(arrival_rate(&[]), None);

@@ -10,7 +10,7 @@ use crate::peer::sequence::extend;
 /// Unit of the reference time, seconds.
 const REFERENCE: f64 = 0.064;
 
-/// The same in microseconds.
+/// [`REFERENCE`] in microseconds.
 const REFERENCE_US: i64 = 64_000;
 
 /// Unit of the arrival deltas, microseconds.

@@ -1,20 +1,20 @@
 //! Pacing: the packets of a keyframe leave one after another, as fast as the path can carry them and no faster.
 //!
-//! A keyframe is a burst of a hundred packets, then nothing for seconds. Sent in one burst it overflows the queue of a
-//! slow uplink or a browser's receive buffer, and control messages wait behind it. Every keyframe measures the
-//! right rate: packets are numbered, the receiver reports when each arrived (transport-wide congestion control,
-//! draft-holmer-rmcat-transport-wide-cc-extensions-01), and where they arrive more slowly than they were sent,
-//! their arrival rate is the rate of the path.
+//! A keyframe is a burst of a hundred packets, then nothing for seconds. Sent in one burst it overflows the queue of
+//! a slow uplink or a browser's receive buffer, and control messages wait behind it. Every keyframe serves to measure
+//! the right rate: packets are numbered, the receiver reports when each arrived (transport-wide congestion control,
+//! draft-holmer-rmcat-transport-wide-cc-extensions-01), and if they arrive more slowly than they were sent, their
+//! arrival rate is the rate of the path.
 //!
 //! - [`echo`]: ICE checks that show how far packets have come where feedback is late or not negotiated
-//! - [`controller`]: the current send rate, and what follows from feedback
-//! - [`estimate`]: what the packets' arrival times reveal about the path
+//! - [`controller`]: the current send rate and how feedback changes it
+//! - [`estimate`]: queueing and capacity of the path, from the packets' arrival times
 //! - [`pacer`]: when the next packet may leave
 //! - `sent`: which packets were sent and when, by transport-wide number
 //! - `feedback` and `arrivals`: reading and writing the RTCP message
-//! - `transport_cc`: the interceptor of the `rtc` crate around these
+//! - `transport_cc`: the interceptor that connects these to the `rtc` crate
 //!
-//! None of these reads a clock: `now` is an argument. The sending task and the interceptor share a `Pacing`.
+//! None of these modules reads a clock: `now` is an argument. The sending task and the interceptor share a `Pacing`.
 
 mod arrivals;
 pub mod controller;
@@ -87,7 +87,7 @@ impl Pacing {
         &self.rate
     }
 
-    /// The measured capacity of the path, bits a second; none when nothing was measured.
+    /// The measured capacity of the path, bits a second; none if nothing has been measured.
     pub(super) fn estimate(&self) -> Option<u64> {
         self.lock().estimate()
     }
@@ -99,7 +99,7 @@ impl Pacing {
         self.rate.set(controller.rate());
     }
 
-    /// Takes a packet with this many bytes of payload, or returns when to ask again.
+    /// Lets a packet with this many bytes of payload leave, or returns when to ask again.
     pub(super) fn poll(&self, now: Instant, payload: usize) -> Option<Instant> {
         self.lock().poll(now, payload + WIRE_OVERHEAD)
     }
@@ -125,13 +125,13 @@ impl Pacing {
         self.change(|controller| controller.echo(now, echo));
     }
 
-    /// The peer requests packets again.
+    /// The peer requested packets again.
     fn missing(&self, nack: &TransportLayerNack) {
         let sequences = nack.nacks.iter().flat_map(NackPair::packet_list);
         self.lock().missing(sequences);
     }
 
-    /// A packet of the video leaves. Returns its transport-wide number.
+    /// A video packet is about to leave. Returns its transport-wide number.
     fn sent(&self, now: Instant, packet: &rtp::Packet) -> u16 {
         let mut controller = self.lock();
         let bytes = packet.payload.len() + WIRE_OVERHEAD;
@@ -146,7 +146,7 @@ impl Pacing {
         let mut controller = self.lock();
         if change(&mut controller) {
             self.rate.set(controller.rate());
-            tracing::debug!(capacity = controller.estimate(), "pacing: bits a second");
+            tracing::debug!(capacity = controller.estimate(), "pacing: capacity in bits a second");
             self.changed.notify_one();
         }
     }

@@ -1,6 +1,6 @@
 //! When the next packet may leave: a bucket that fills at the send rate.
 //!
-//! Timers wake a millisecond or more late. The pacer catches up on what it missed, within bounds: a burst must fit
+//! Timers wake a millisecond or more late. The pacer catches up on missed packets, within bounds: a burst must fit
 //! into the 64 KB that a browser or a phone reserves for its socket, and must not hold up control messages on a
 //! slow link.
 
@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 /// Size of a full packet on the wire, bytes.
 pub const PACKET_BYTES: f64 = 1250.0;
 
-/// Maximum time to catch up on: how long a ping may wait behind it.
+/// Maximum time to catch up on: a ping may wait this long behind the burst.
 const MAX_SLACK: Duration = Duration::from_millis(10);
 
 /// Maximum number of packets to catch up on: 30 KB. The 64 KB of a socket hold 57, as Linux counts them.
 const BURST_PACKETS: f64 = 24.0;
 
-/// Lets packets leave at a rate.
+/// Releases packets at a given rate.
 #[derive(Debug, Clone)]
 pub struct Pacer {
     /// When the next packet is due.
@@ -34,7 +34,7 @@ impl Pacer {
         self.next = at;
     }
 
-    /// Takes a packet of this many bytes at this many bits a second, or returns when to ask again.
+    /// Lets a packet of this many bytes leave at this many bits a second, or returns when to ask again.
     pub fn poll(&mut self, now: Instant, bytes: usize, rate: f64) -> Option<Instant> {
         if self.next > now {
             return Some(self.next);

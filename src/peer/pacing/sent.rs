@@ -8,13 +8,14 @@ use std::{
 use super::estimate::Sample;
 use crate::peer::sequence::near;
 
-/// Packets remembered. Feedback takes a round trip; a keyframe of 100 KB has 85 packets.
+/// Number of packets remembered. Feedback takes a round trip; a keyframe of 100 KB has 85 packets.
 const MAX_PACKETS: usize = 4096;
 
-/// Maximum time that a first packet is in flight beyond the minimum round trip, seconds.
+/// The first packet of a train returns at most this long after the minimum round trip unless the peer
+/// stalled, seconds.
 const STALL: f64 = 0.020;
 
-/// Numbers start one wrap up, so that none falls below zero.
+/// Numbers start one wrap higher, so that none falls below zero.
 const FIRST: u64 = 1 << 16;
 
 #[derive(Debug, Clone, Copy)]
@@ -23,8 +24,7 @@ struct SentPacket {
     bytes: f64,
     /// On the receiver's clock, seconds.
     arrived: Option<f64>,
-    /// Arrival as measured by echoes: on our clock, later by a part of the round trip that is always the
-    /// same.
+    /// Arrival as measured by echoes, on our clock: late by a constant part of the round trip.
     echoed: Option<f64>,
     /// RTP sequence number.
     sequence: u16,
@@ -50,7 +50,7 @@ pub(super) struct SentLog {
     next: u64,
     /// The number after the newest packet in feedback.
     reported: u64,
-    /// The same by echoes.
+    /// The number after the newest packet that an echo covers.
     echoed: u64,
     source: ArrivalSource,
 }
@@ -100,7 +100,7 @@ impl SentLog {
         self.acknowledged_by(self.source)
     }
 
-    /// The same by a source that may not be the one in use.
+    /// Like [`SentLog::acknowledged`], but by this source.
     pub(super) fn acknowledged_by(&self, source: ArrivalSource) -> u64 {
         match source {
             ArrivalSource::Feedback => self.reported,
@@ -125,7 +125,7 @@ impl SentLog {
         self.next - self.packets.len() as u64
     }
 
-    /// The peer reports a packet: when it arrived, in seconds, or that it has not.
+    /// The peer reports when a packet arrived, in seconds, or that it has not arrived.
     pub(super) fn report(&mut self, number: u16, arrived: Option<f64>) {
         let Some(newest) = self.next.checked_sub(1) else { return };
         let number = near(newest, u64::from(number), 16);
@@ -138,7 +138,8 @@ impl SentLog {
         packet.arrived = packet.arrived.or(arrived);
     }
 
-    /// The packet with this RTP sequence number, among those from number `from` on, is requested again.
+    /// The peer requested a packet again: the one with this RTP sequence number among the packets from
+    /// number `from` on.
     pub(super) fn missing(&mut self, sequence: u16, from: u64) {
         let from = (from.clamp(self.first(), self.next) - self.first()) as usize;
         if let Some(packet) = self.packets.range_mut(from..).find(|it| it.sequence == sequence) {
@@ -146,8 +147,9 @@ impl SentLog {
         }
     }
 
-    /// The echo behind packet `number` came back at `now`; without a queue it would have taken `least`
-    /// seconds. Packets from `first` on that the last echo did not cover arrived in between, evenly.
+    /// The echo behind packet `number` returned at `now`; without a queue it would have taken `least`
+    /// seconds. Packets from `first` on that the last echo did not cover are assumed to have arrived
+    /// evenly in between.
     pub(super) fn echo(&mut self, number: u64, first: u64, now: f64, least: f64) {
         let from = self.echoed.max(first).max(self.first());
         if number < from || number >= self.next {
@@ -162,7 +164,8 @@ impl SentLog {
         let covered = self.packets.range(start..=end);
         let total: f64 = covered.clone().map(|packet| packet.bytes).sum();
         let soonest = (self.packets[start].sent + least).min(now);
-        // A peer that stalled makes the first packets look as if they had met no queue.
+        // If the peer stalled before the first packet, the packets behind it would appear to have met no
+        // queue.
         let now = if number == first && now - soonest > STALL { soonest } else { now };
         let mut then = before.unwrap_or(soonest);
         let begin = then;
@@ -176,7 +179,7 @@ impl SentLog {
         self.echoed = number + 1;
     }
 
-    /// The packets that arrived, numbered from `from` to before `to`, in the order they were sent.
+    /// The packets numbered `from..to` that arrived, in the order they were sent.
     pub(super) fn samples(&self, from: u64, to: u64) -> Vec<Sample> {
         self.range(from, to)
             .filter_map(|packet| {
@@ -190,7 +193,7 @@ impl SentLog {
             .collect()
     }
 
-    /// Share of the packets from `from` on that are known to be lost, among those whose fate is known.
+    /// Share of lost packets among the packets numbered `from..to` whose fate is known.
     pub(super) fn lost(&self, from: u64, to: u64) -> f64 {
         let (mut known, mut lost) = (0_u32, 0_u32);
         for (number, packet) in (from.max(self.first())..).zip(self.range(from, to)) {
@@ -310,7 +313,10 @@ mod tests {
         for sequence in [65_534, 1, 500] {
             log.missing(sequence, first);
         }
-        assert!(log.lost(first, log.next()) < 1e-9, "no other packet is known yet");
+        assert!(
+            log.lost(first, log.next()) < 1e-9,
+            "the fate of the other packets is not known yet"
+        );
         log.echo(first, first, 0.1, 0.1);
         log.echo(first + 9, first, 0.1, 0.1);
         assert!((log.lost(first, log.next()) - 0.2).abs() < 1e-9);

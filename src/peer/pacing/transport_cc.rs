@@ -1,6 +1,6 @@
 //! The interceptor: numbers outgoing packets, reports when packets arrived, and reads the peer's reports. The
-//! crate's own interceptors for this report every 100 ms forever, even while the track is silent, and hand
-//! received reports to no one.
+//! crate's own interceptors for this report every 100 ms forever, even while the track is silent, and do not
+//! pass on the reports they receive.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -25,11 +25,12 @@ use crate::peer::remb::{self, PathLimit};
 /// The interceptor; see the module documentation.
 pub(in crate::peer) struct TransportCc {
     pacing: Arc<Pacing>,
-    /// Our streams, and the id of the header extension where it is negotiated.
+    /// Our streams, each with the id of the header extension if it was negotiated.
     local: HashMap<u32, Option<u8>>,
-    /// The id in the peer's streams: they belong to one m-line, including those that no description names.
+    /// The id in the peer's streams, which all belong to one m-line, including streams that no description
+    /// names.
     remote: Option<u8>,
-    /// The id of the send time in them.
+    /// The id of the send-time extension in the peer's streams.
     send_time: Option<u8>,
     limit: PathLimit,
     reader: Reader,
@@ -90,7 +91,7 @@ impl TransportCc {
         }
     }
 
-    /// Sends the feedback that is due.
+    /// Sends feedback if it is due.
     fn send_feedback(&mut self, now: Instant) {
         let Some(message) = self.arrivals.take(now) else { return };
         let message =

@@ -1,17 +1,17 @@
 //! Records which packets of a stream have arrived, so that each is used once, whether it came on the stream itself
-//! or as a retransmission. SRTP's replay protection (RFC 3711 §3.3.2) only sees repeats on one SSRC.
+//! or as a retransmission. SRTP's replay protection (RFC 3711 §3.3.2) detects repeats only within one SSRC.
 
 use super::WINDOW;
 use crate::peer::sequence::{near, near_sequence};
 
-/// Sequence numbers in one word.
+/// Number of sequence numbers in one word.
 const WORD: u64 = 64;
 
 /// The last [`WINDOW`] sequence numbers.
 #[derive(Debug, Default)]
 pub(super) struct Arrived {
     newest: Option<u64>,
-    /// One bit for each, at its number modulo the window.
+    /// One bit for each sequence number, at its value modulo the window.
     bits: [u64; (WINDOW as u64 / WORD) as usize],
 }
 
@@ -24,14 +24,14 @@ impl Arrived {
         self.record(sequence).unwrap_or(true)
     }
 
-    /// A packet was restored; false if it had arrived before, or is too far from the newest packets to repair them.
+    /// A packet was restored; false if it had arrived before or is too far from the newest packets to be a repair.
     pub(super) fn is_missing(&mut self, sequence: u16) -> bool {
         let Some(newest) = self.newest else { return self.is_new(sequence) };
         let sequence = near(newest, u64::from(sequence), 16);
         sequence <= newest + u64::from(WINDOW) && self.record(sequence).unwrap_or(false)
     }
 
-    /// Whether a packet is the first with its number; none if it is older than the window.
+    /// Records a packet. Returns whether it is the first with its number; none if it is older than the window.
     fn record(&mut self, sequence: u64) -> Option<bool> {
         let window = u64::from(WINDOW);
         let newest = *self.newest.get_or_insert(sequence);
@@ -39,7 +39,7 @@ impl Arrived {
             if sequence - newest >= window {
                 self.bits.fill(0);
             } else {
-                (newest + 1..=sequence).for_each(|one| self.clear(one));
+                (newest + 1..=sequence).for_each(|number| self.clear(number));
             }
             self.newest = Some(sequence);
         } else if newest - sequence >= window {
@@ -57,7 +57,7 @@ impl Arrived {
     }
 }
 
-/// One wrap up, so that packets from before the first one do not fall below zero.
+/// One wrap higher, so that numbers before the first packet do not fall below zero.
 fn first(sequence: u16) -> u64 {
     u64::from(sequence) + (1 << 16)
 }
@@ -76,12 +76,9 @@ mod tests {
         let mut arrived = Arrived::default();
         assert!(arrived.is_new(65_534) && arrived.is_new(1));
         assert!(!arrived.is_missing(65_534) && !arrived.is_new(1));
-        assert!(
-            arrived.is_missing(65_535) && !arrived.is_new(65_535),
-            "late, and repaired already"
-        );
+        assert!(arrived.is_missing(65_535) && !arrived.is_new(65_535), "late and already repaired");
         assert!(arrived.is_new(0) && !arrived.is_missing(0));
-        // From before the first packet that arrived, and the repeated tail.
+        // A packet from before the first arrival, and the repeated tail.
         assert!(arrived.is_missing(65_500) && arrived.is_missing(5) && !arrived.is_new(5));
     }
 

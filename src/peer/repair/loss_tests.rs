@@ -1,4 +1,5 @@
-//! How long keyframes take over paths that lose packets, and how many more packets that takes, in virtual time.
+//! Measures how long keyframes take over paths that lose packets, and how many extra packets they need, in
+//! virtual time.
 
 use super::{
     tests::{LossyPath, MS, Rig, share},
@@ -25,7 +26,7 @@ impl LossResult {
     }
 }
 
-/// Keyframes every 3.5 s over a path, one after the other, at 20 Mbit/s.
+/// Sends keyframes every 3.5 s over a path, at 20 Mbit/s.
 fn over(path: impl LossyPath, keyframes: u16) -> LossResult {
     let mut rig = Rig::new(path);
     let mut times = Vec::new();
@@ -47,7 +48,7 @@ fn over(path: impl LossyPath, keyframes: u16) -> LossResult {
     LossResult { times, sent: f64::from(rig.run.rtp) / all, messages }
 }
 
-/// A path that loses this share of packets each path, each on its own.
+/// A path that loses this share of packets in each direction, independently.
 fn lossy(loss: f64, delay: Duration) -> impl LossyPath {
     let mut state = 7;
     move |_: bool, _: u32, _: Duration| (share(&mut state) >= loss).then_some(delay)
@@ -73,7 +74,7 @@ fn at_five_percent_loss_keyframes_take_one_round_trip() {
     assert!(outcome.sent <= 1.15, "{}", outcome.sent);
 }
 
-/// Two links that lose a tenth each path, one after the other.
+/// Two consecutive links, each of which loses a tenth of the packets in each direction.
 #[test]
 fn over_two_lossy_links_keyframes_take_few_round_trips() {
     let outcome = over(lossy(0.19, 100 * MS), 400);

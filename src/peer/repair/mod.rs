@@ -1,22 +1,22 @@
 //! Repair of lost RTP packets by request (RFC 4585) and retransmission on the same stream.
 //!
-//! One keyframe every few seconds makes repair hard: after its last packet, nothing arrives for seconds that would
-//! show what is missing. So both peers act on their own timers:
+//! With one keyframe every few seconds, repair is hard: after its last packet, nothing arrives for seconds that
+//! would reveal missing packets. So both peers act on their own timers:
 //!
 //! - `request`: the receiver requests missing packets immediately, and again after a round trip;
-//! - `report`: it reports immediately, not only every second, how far it has received;
-//! - `resend`: the sender keeps the packets it sent, and retransmits requested ones, no faster than
+//! - `report`: the receiver reports immediately, not only every second, the last packet it received;
+//! - `resend`: the sender keeps the packets it sent and retransmits those requested, no faster than
 //!   [`super::rate::SendRate`];
-//! - `tail_probe`: it repeats its last packet until it knows that this has arrived, for the loss of the last
-//!   packets, or of all, shows in no other way.
+//! - `tail_probe`: the sender repeats its last packet until the receiver has reported it, because otherwise the
+//!   loss of the last packets, or of all, would go unnoticed.
 //!
-//! These have no input, output or clock. `receiver` and `sender` turn them into interceptors of the `rtc` crate;
-//! the crate's driver calls them when their timers are due, even while the track is silent. All messages are those
-//! of RFC 3550 and RFC 4585, so either peer may be another implementation: a receiver drops repeated packets by the
-//! replay protection that SRTP requires (RFC 3711 §3.3.2).
+//! These modules have no input, output or clock. `receiver` and `sender` turn them into interceptors of the `rtc`
+//! crate; the crate's driver calls them when their timers are due, even while the track is silent. All messages are
+//! those of RFC 3550 and RFC 4585, so either peer may be another implementation: a receiver drops repeated packets
+//! because SRTP requires replay protection (RFC 3711 §3.3.2).
 //!
 //! `rtx` puts retransmissions on a separate stream (RFC 4588) for peers that agree on it, and restores those that
-//! arrive on one; for other peers the packet is repeated as it was. `arrived` records which packets have arrived.
+//! arrive on one; for other peers the packet is repeated unchanged. `arrived` records which packets have arrived.
 
 mod arrived;
 mod receiver;
@@ -37,8 +37,8 @@ pub use round_trip::RttSeed;
 pub(super) use rtx::{Rtx, RtxTypes};
 pub(super) use sender::RepairSender;
 
-/// Packets that can be repaired, counted back from the newest: as many as SRTP's replay protection accepts late
-/// (`with_srtp_replay_protection_window`). A keyframe of 100 KB has 85.
+/// Number of packets that can be repaired, counted back from the newest: as many late packets as SRTP's replay
+/// protection accepts (`with_srtp_replay_protection_window`). A keyframe of 100 KB has 85.
 pub(super) const WINDOW: u16 = 2048;
 
 /// Maximum age of a packet that is still worth repairing.

@@ -1,4 +1,4 @@
-//! The receiver's end of repair: requests missing packets and reports arrivals.
+//! The receiver's part of repair: requests missing packets and reports arrivals.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -28,11 +28,11 @@ use super::{
 };
 use crate::peer::depacketizer::begins_access_unit;
 
-/// Streams at a time; a new one replaces the one that was silent longest.
+/// Maximum number of concurrent streams; a new stream replaces the one that has been silent longest.
 pub(super) const MAX_STREAMS: usize = 16;
 
-/// Whether the peer retransmits lost packets: it agreed on NACK, and has answered one or may still do so. Clones
-/// share it.
+/// Whether the peer retransmits lost packets: it agreed on NACK, and has answered a request or may still do so.
+/// Clones share the value.
 #[derive(Debug, Clone)]
 pub(in crate::peer) struct PeerRepairs(Arc<AtomicBool>);
 
@@ -43,7 +43,7 @@ impl Default for PeerRepairs {
 }
 
 impl PeerRepairs {
-    /// Whether it does, as far as is known now.
+    /// Whether the peer retransmits, as far as is known now.
     pub(in crate::peer) fn get(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
@@ -57,11 +57,11 @@ impl PeerRepairs {
 struct ReceivedStream {
     last_arrival: Option<Instant>,
     reception: ReceptionCounter,
-    /// None without repair.
+    /// None if the stream is not repaired.
     requests: Option<Requests>,
 }
 
-/// The interceptor. It takes the place of the crate's NACK generator, and also sends receiver reports.
+/// The interceptor. It replaces the crate's NACK generator and also sends receiver reports.
 pub(in crate::peer) struct RepairReceiver {
     /// Whether to request missing packets.
     requests_missing: bool,
@@ -75,7 +75,7 @@ pub(in crate::peer) struct RepairReceiver {
 }
 
 impl RepairReceiver {
-    /// `peer_repairs` is updated with whether the peer repairs.
+    /// `peer_repairs` is kept up to date.
     pub(in crate::peer) fn new(
         requests_missing: bool,
         seed: RttSeed,

@@ -1,7 +1,7 @@
-//! The arrivals of an RTP stream, for receiver reports (RFC 3550 §6.4.1, appendix A.3 and A.8).
+//! Counts the arrivals of an RTP stream for receiver reports (RFC 3550 §6.4.1, appendix A.3 and A.8).
 //!
-//! One report a second, and more at the end of each picture: above all the sender needs to know that its last
-//! packet has arrived. That report is sent twice, for it may get lost.
+//! Reports are sent once a second and at the end of each picture: above all, the sender needs to know that its
+//! last packet has arrived. That report is sent twice, because it may get lost.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use rtc::rtcp::{reception_report::ReceptionReport, sender_report::SenderReport};
 
 use crate::peer::sequence::extend_sequence;
 
-/// Interval between reports without an occasion.
+/// Interval between regular reports.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Delay from the last packet of a picture to the reports about it.
@@ -18,12 +18,12 @@ const AFTER_MARKER: [Duration; 2] = [Duration::from_millis(1), Duration::from_mi
 /// Number of ticks after which RTP timestamps wrap.
 const TIMESTAMPS: f64 = 4_294_967_296.0;
 
-/// A jump farther ahead than this reveals nothing about losses: the count restarts, as for a sender that restarts
-/// (RFC 3550 appendix A.1).
+/// A jump farther ahead than this is not a loss: counting restarts, as for a sender that has restarted (RFC 3550
+/// appendix A.1).
 const MAX_GAP: u64 = 1 << 15;
 
-/// A sender report is referred to for this long. One arrives every second; the delay since an older one is mostly
-/// the drift of two clocks, or the sleep of a machine, and after 18 hours it does not fit its field.
+/// Reports refer to a sender report for this long. One arrives every second; the delay since an older one is
+/// mostly clock drift or the sleep of a machine, and after 18 hours it does not fit its field.
 const MAX_DELAY: Duration = Duration::from_mins(1);
 
 /// The wrap that `extend` adds.
@@ -33,7 +33,7 @@ const TURN: u64 = 1 << 16;
 #[derive(Debug)]
 pub(super) struct ReceptionCounter {
     ssrc: u32,
-    /// Ticks of its clock per second.
+    /// Ticks of the RTP clock per second.
     clock_rate: f64,
     newest: Option<u64>,
     first: u64,
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_that_restarts_is_counted_from_there() {
+    fn counting_restarts_when_the_sender_restarts() {
         let now = Instant::now();
         for (jump, lost) in [(1_000, 999), (20_000, 19_999), (40_000, 0), (60_000, 0)] {
             let mut reception = ReceptionCounter::new(7, 90_000);
@@ -212,7 +212,10 @@ mod tests {
             reception.arrived(next, 0, false, now);
             let block = reception.report(now);
             assert_eq!(block.total_lost, lost, "{jump}");
-            assert_eq!(block.last_sequence_number as u16, next, "the sender repeats it otherwise");
+            assert_eq!(
+                block.last_sequence_number as u16, next,
+                "otherwise the sender would repeat the packet"
+            );
         }
     }
 
@@ -228,7 +231,7 @@ mod tests {
             let late = (packet % 2) * 4 * MS;
             reception.arrived(packet as u16, packet * 900, false, now + packet * 10 * MS + late);
         }
-        // 4 ms of 90 kHz.
+        // 4 ms at 90 kHz.
         assert!((350..=360).contains(&reception.report(now).jitter));
     }
 }

@@ -1,7 +1,8 @@
-//! What the receiver requests again: which packets are missing, and when to request them (RFC 4585 §6.2.1).
+//! Decides which packets are missing and when to request them again (RFC 4585 §6.2.1).
 //!
 //! A gap is requested as soon as its packets can no longer be merely late, and again after each round trip. A lost
-//! request costs a round trip just like a lost packet, and is small: over a long path each one is sent twice.
+//! request costs a round trip just as a lost packet does, but a request is small, so on a long path each is sent
+//! twice.
 
 use std::{
     collections::BTreeMap,
@@ -13,23 +14,24 @@ use rtc::rtcp::transport_feedbacks::transport_layer_nack::NackPair;
 use super::{WINDOW, WORTH, round_trip::RoundTrip};
 use crate::peer::sequence::{extend_sequence, near_sequence};
 
-/// How late a packet may be before it is requested: as observed for reordered packets, minimum and maximum.
+/// How late a packet may be before it is requested, minimum and maximum; the actual value follows observed
+/// reordering.
 const LATENESS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(40));
 
-/// Packets requested before the first one that arrived, if that is in the middle of a picture.
+/// Number of packets requested before the first one that arrived, if it is in the middle of a picture.
 const BEFORE_FIRST: u64 = 128;
 
-/// They may never have existed: each is requested at most this often.
+/// Such packets may never have existed: each is requested at most this many times.
 const BEFORE_FIRST_TRIES: u32 = 12;
 
 /// A request is repeated after this share of the round trip: divisor, minimum and maximum.
 const REPEAT_AFTER: (u32, Duration, Duration) =
     (8, Duration::from_millis(3), Duration::from_millis(10));
 
-/// Minimum timeout for repeats: they have to be short in comparison.
+/// Requests are repeated only if the timeout is at least this long compared with their spacing.
 const REPEAT_FROM: Duration = Duration::from_millis(30);
 
-/// How often a request is repeated: normally, and from this loss rate on.
+/// How many times a request is repeated: normally, and at or above this loss rate.
 const REPEATS: (u8, u8, f64) = (1, 2, 0.03);
 
 /// Weight of the latest packet in the loss rate.
@@ -38,17 +40,17 @@ const WEIGHT: f64 = 1.0 / 64.0;
 /// This many consecutive ambiguous answers extend the timeout.
 const MAX_AMBIGUOUS: u32 = 4;
 
-/// Requests due this soon are sent in the same message.
+/// Requests due within this time are sent in the same message.
 const BATCH_WITHIN: Duration = Duration::from_millis(2);
 
 /// After this many tries the interval grows.
 const QUICK_TRIES: u32 = 5;
 
-/// Maximum time between two tries: the delay that an outage may add, once.
+/// Maximum time between two tries, which is the delay that an outage may add.
 const MAX_PAUSE: Duration = Duration::from_millis(400);
 
-/// A peer that has not answered any of this many requests for a packet, although packets have arrived since, does
-/// not repair.
+/// A peer that has answered none of this many requests for a packet, although packets have arrived since, does not
+/// repair.
 const IGNORED_TRIES: u32 = 4;
 
 /// A packet that is missing.
@@ -68,10 +70,10 @@ struct MissingPacket {
 #[derive(Debug)]
 pub(super) struct Requests {
     newest: Option<u64>,
-    /// The first packet that arrived, and the oldest one.
+    /// The first packet that arrived; `oldest` is the packet with the lowest number that arrived.
     first: u64,
     oldest: u64,
-    /// From here on every packet has arrived or is recorded as missing.
+    /// Every packet from this number on has arrived or is recorded as missing.
     known: u64,
     missing: BTreeMap<u64, MissingPacket>,
     lateness: Duration,
@@ -80,7 +82,7 @@ pub(super) struct Requests {
     round_trip: RoundTrip,
     /// Whether a request was ever answered.
     answered: bool,
-    /// Consecutive answers to an unknown one of several requests, and when they last extended the timeout.
+    /// Consecutive answers that may belong to any of several requests, and when they last extended the timeout.
     ambiguous: u32,
     backed_off: Option<Instant>,
 }
@@ -111,7 +113,7 @@ impl Requests {
         };
         let sequence = near_sequence(newest, sequence);
         if sequence > newest + u64::from(WINDOW) {
-            // Too far to be a gap: the sender has restarted.
+            // Too large to be a gap: the sender has restarted.
             self.missing.clear();
             self.newest = Some(sequence);
             self.join(sequence, begins, now);
@@ -137,8 +139,8 @@ impl Requests {
         }
     }
 
-    /// A packet arrived right after the newest one. On a path without reordering, packets missing before those two
-    /// are lost: they are requested one packet after the gap appeared.
+    /// A packet arrived right after the newest one. On a path without reordering, packets missing before these two
+    /// are lost, so they are requested one packet after the gap appeared.
     fn no_reordering(&mut self, now: Instant) {
         if self.lateness > LATENESS.0 {
             return;
@@ -155,7 +157,7 @@ impl Requests {
         }
     }
 
-    /// Handles a packet from before the first one that arrived: more may be missing before it.
+    /// Handles a packet from before the first one that arrived: more packets may be missing before it.
     fn before_first(&mut self, sequence: u64, begins: bool, now: Instant) {
         if sequence + u64::from(WINDOW) <= self.first {
             return;
@@ -197,13 +199,14 @@ impl Requests {
         self.missing = self.missing.split_off(&sequence);
     }
 
-    /// Learns from a packet that was missing how late packets are, or how long an answer takes.
+    /// Updates the lateness or the round trip when a missing packet arrives.
     fn learn(&mut self, missing: &MissingPacket, now: Instant) {
         let since = |time: Instant| now.saturating_duration_since(time);
         let late = match missing.first_requested {
             None => true,
             Some(first) if missing.tries == 1 => {
-                // It arrived by itself, or the path has become shorter: trust half of the change.
+                // Either it was merely late, or the round trip has become shorter: accept at most half the
+                // smoothed time.
                 let soonest = self.round_trip.smoothed() / 2;
                 let known = self.round_trip.is_known();
                 self.ambiguous = 0;
@@ -220,8 +223,8 @@ impl Requests {
         self.lateness = lateness.max(self.lateness * 15 / 16).clamp(LATENESS.0, LATENESS.1);
     }
 
-    /// An answer to an unknown one of several requests (Karn's problem). If all answers are ambiguous, the timeout
-    /// is too short.
+    /// Handles an answer that may belong to any of several requests (Karn's problem). If all answers are
+    /// ambiguous, the timeout is too short.
     fn ambiguous_answer(&mut self, since_first: Duration, now: Instant) {
         self.ambiguous += 1;
         let recently = self.backed_off.is_some_and(|at| now < at + self.round_trip.timeout());
@@ -232,14 +235,15 @@ impl Requests {
         }
     }
 
-    /// Whether the peer answers no requests. Call it when a packet has arrived: nothing arrives during an outage.
+    /// Whether the peer ignores requests. Call this only when a packet has arrived: during an outage nothing
+    /// arrives.
     pub(super) fn is_ignored(&self, now: Instant) -> bool {
         let wait = self.round_trip.timeout();
         let unanswered = |missing: &MissingPacket| {
             missing.tries >= IGNORED_TRIES
                 && missing.last_requested.is_some_and(|requested| now >= requested + wait)
         };
-        // Packets farther before the oldest may never have existed.
+        // Packets further before the oldest may never have existed.
         let sent = self.missing.range(self.oldest.saturating_sub(1)..);
         !self.answered && sent.into_iter().any(|(_, missing)| unanswered(missing))
     }
@@ -256,7 +260,7 @@ impl Requests {
         }
         let oldest = self.oldest;
         self.missing.retain(|&sequence, missing| {
-            // The one right before the oldest exists, because the oldest does not begin an access unit.
+            // The packet right before the oldest exists, because the oldest does not begin an access unit.
             let over = sequence + 1 < oldest && missing.tries >= BEFORE_FIRST_TRIES;
             !(over || now.saturating_duration_since(missing.since) >= WORTH)
         });
@@ -280,12 +284,12 @@ impl Requests {
     }
 }
 
-/// What follows a request.
+/// When to repeat a request.
 #[derive(Debug, Clone, Copy)]
 struct RequestPlan {
     /// Timeout of the answer.
     timeout: Duration,
-    /// How often the request is repeated, and at which interval.
+    /// How many times the request is repeated, and at which interval.
     repeats: u8,
     spacing: Duration,
 }
@@ -308,7 +312,7 @@ impl MissingPacket {
         };
     }
 
-    /// Whether a repeat that is due soon can join a message that leaves anyway.
+    /// Whether a repeat that is due soon can join a message that is sent anyway.
     fn may_repeat_now(&self, now: Instant) -> bool {
         self.repeats_left > 0 && self.last_sent.is_none_or(|sent| now >= sent + BATCH_WITHIN)
     }
@@ -320,7 +324,7 @@ fn pause(timeout: Duration, tries: u32) -> Duration {
     longer.min(MAX_PAUSE.max(timeout))
 }
 
-/// Packs sequence numbers, which are in order, into the FCI of a generic NACK (RFC 4585 §6.2.1).
+/// Packs sequence numbers, which must be in order, into the FCI of a generic NACK (RFC 4585 §6.2.1).
 pub(super) fn pack(sequences: &[u16]) -> Vec<NackPair> {
     let mut pairs: Vec<NackPair> = Vec::new();
     for &sequence in sequences {

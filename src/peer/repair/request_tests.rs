@@ -51,7 +51,7 @@ fn without_reordering_a_gap_is_requested_one_packet_later() {
     arrive(&mut requests, [3], next);
     assert_eq!(requests.due(), Some(next));
     assert_eq!(requests.take(next), [1]);
-    // After one that was 20 ms late, the next packet proves nothing.
+    // After a packet that was 20 ms late, the next one proves nothing.
     arrive(&mut requests, [1, 5], next);
     arrive(&mut requests, [4], next + 20 * MS);
     arrive(&mut requests, [7, 8], next + 20 * MS);
@@ -68,7 +68,7 @@ fn repeats_join_other_requests() {
     assert_eq!(requests.take(now + 7 * MS), [40, 60]);
     assert_eq!(requests.take(now + 17 * MS), [60], "the first one was sent twice");
     assert_eq!(requests.due(), Some(now + 152 * MS));
-    // Over a short path the answer is there before it could be repeated.
+    // On a short path the answer arrives before the request could be repeated.
     let mut requests = started(10 * MS, 0, now);
     arrive(&mut requests, [2], now);
     assert_eq!(requests.take(now + 2 * MS), [1]);
@@ -101,7 +101,7 @@ fn late_packets_are_not_requested() {
     let mut requests = started(100 * MS, 10, now);
     arrive(&mut requests, [12, 11, 11, 14, 13, 15], now);
     assert_eq!(requests.due(), None);
-    // Packets reordered by 20 ms are soon granted that time.
+    // After some packets that are 20 ms late, requests soon wait that long.
     let mut now = now;
     let mut requested = 0;
     for sequence in (16..400).step_by(2) {
@@ -135,7 +135,7 @@ fn a_gap_farther_back_than_requested_is_noticed() {
     let now = Instant::now();
     for begins in [false, true] {
         let mut requests = requests(20 * MS);
-        // It overtook all but four packets of the picture, the last of which is lost.
+        // Packet 300 overtook the rest of the picture, of which 171 is lost.
         requests.arrived(300, false, now);
         arrive(&mut requests, 172..300, now);
         requests.arrived(168, begins, now);
@@ -166,7 +166,7 @@ fn possibly_nonexistent_packets_are_not_requested_for_long() {
 }
 
 #[test]
-fn a_packet_is_abandoned_when_it_is_too_old() {
+fn a_packet_that_is_too_old_is_no_longer_requested() {
     let now = Instant::now();
     let mut requests = started(100 * MS, 1, now);
     arrive(&mut requests, [3], now);
@@ -215,7 +215,7 @@ fn a_late_packet_is_not_a_fast_answer() {
     requests.take(requested + 10 * MS);
     requests.take(requested + 20 * MS);
     let again = requests.due().unwrap() - requested;
-    assert!(again > 70 * MS, "{again:?} is less than any observed round trip");
+    assert!(again > 70 * MS, "{again:?} is shorter than any observed round trip");
 }
 
 #[test]

@@ -1,8 +1,8 @@
-//! Sent packets, kept for retransmission, and the queue of retransmissions.
+//! Keeps sent packets for retransmission, and queues retransmissions.
 //!
 //! Requested packets leave one after another at the send rate: a keyframe lost as a whole must not flood the path
 //! that lost it. A lost retransmission costs a whole round trip, so each is sent twice, slightly apart, as long as
-//! these copies are a small share of the traffic; and once more if it was lost before.
+//! these copies are a small share of the traffic, and once more if it was lost before.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -23,16 +23,16 @@ const MAX_BYTES: usize = 8 << 20;
 /// RTP, SRTP, UDP and IP headers of a packet, bytes.
 const HEADERS: usize = 12 + 16 + 8 + 28;
 
-/// Packets may leave together if they are less than this apart: the resolution of timers.
+/// Packets may leave together if they are due within this time, the resolution of timers.
 const BURST: Duration = Duration::from_millis(4);
 
 /// Minimum time between two retransmissions of one packet; a request may be sent twice.
 const MIN_PAUSE: Duration = Duration::from_millis(5);
 
-/// Packets that may leave together at any rate: this few obstruct no queue.
+/// Number of packets that may leave together at any rate: so few do not congest a queue.
 const FEW: f64 = 4.0;
 
-/// From one copy of a packet to the next: packets lost together were close together.
+/// Time from one copy of a packet to the next: packets lost together were close together.
 const COPY_SPACING: Duration = Duration::from_millis(4);
 
 /// Copies earned by each packet that is sent for the first time.
@@ -49,7 +49,7 @@ const WEIGHT: f64 = 1.0 / 128.0;
 struct KeptPacket {
     packet: rtp::Packet,
     resent: Option<Instant>,
-    /// Number of times it is in the queue.
+    /// Number of times the packet is in the queue.
     queued: u8,
 }
 
@@ -60,9 +60,9 @@ pub(super) struct Resend {
     kept: BTreeMap<u64, KeptPacket>,
     bytes: usize,
     queue: VecDeque<u64>,
-    /// Copies, and when each may leave.
+    /// Copies and the time at which each may leave.
     copies: VecDeque<(Instant, u64)>,
-    /// Copies that may still be sent.
+    /// Number of copies that may still be sent.
     spare: f64,
     /// The recent share of requested packets.
     loss: f64,
@@ -105,7 +105,7 @@ impl Resend {
         sequence
     }
 
-    /// The peer requests these packets.
+    /// The peer requested these packets.
     pub(super) fn requested(
         &mut self,
         sequences: impl Iterator<Item = u16>,
@@ -150,7 +150,7 @@ impl Resend {
         self.loss > WEIGHT / 2.0
     }
 
-    /// When [`Resend::take`] may return a packet.
+    /// The time from which [`Resend::take`] may return a packet.
     pub(super) fn due(&self) -> Option<Instant> {
         let free = self.free?;
         if !self.queue.is_empty() {
@@ -254,7 +254,7 @@ mod tests {
     fn copies_are_a_small_share_of_the_traffic() {
         let mut now = Instant::now();
         let mut resend = Resend::new(SendRate::new(1_000_000_000));
-        let mut again = 0;
+        let mut resent = 0;
         for first in (0..10_000_u16).step_by(100) {
             for sequence in first..first + 100 {
                 resend.sent(&packet(sequence, 1000));
@@ -262,9 +262,9 @@ mod tests {
             // All of it gets lost.
             resend.requested(first..first + 100, &path(), now);
             now += Duration::from_secs(1);
-            again += taken(&mut resend, now).len();
+            resent += taken(&mut resend, now).len();
         }
-        assert!((11_400..=11_520).contains(&again), "{again} for 10,000");
+        assert!((11_400..=11_520).contains(&resent), "{resent} for 10,000");
     }
 
     #[test]
@@ -288,7 +288,7 @@ mod tests {
             now += MS;
         }
         assert_eq!(left, (0..100).collect::<Vec<_>>());
-        // 100 packets of 1 ms each, and of half a millisecond from the middle on.
+        // 100 packets: the first half take 1 ms each, the second half 0.5 ms.
         let took = now - start;
         assert!((66 * MS..80 * MS).contains(&took), "{took:?}");
     }

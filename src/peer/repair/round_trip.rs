@@ -11,23 +11,22 @@ use std::{
 /// Assumed before any measurement: high, because requests that are too frequent cost packets.
 const UNKNOWN: Duration = Duration::from_millis(150);
 
-/// Minimum margin above the smoothed time: timers, and the peer's processing time.
+/// Minimum margin above the smoothed time, for timers and the peer's processing time.
 const MARGIN: Duration = Duration::from_millis(10);
 
 /// Maximum wait for an answer.
 const MAX_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A timeout grows without a measurement only up to this: on a path that loses nearly everything, ambiguous answers
-/// are all there is.
+/// Without a measurement, a timeout grows only up to this: on a path that loses nearly everything, all answers are
+/// ambiguous.
 const MAX_GUESS: Duration = Duration::from_millis(300);
 
-/// A round-trip time measured elsewhere (by ICE), used as long as repair has no measurement of its own. Clones
-/// share it.
+/// A round-trip time measured elsewhere (by ICE), used until repair has a measurement of its own. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct RttSeed(Arc<AtomicU64>);
 
 impl RttSeed {
-    /// Sets it.
+    /// Sets the round-trip time.
     pub fn set(&self, round_trip: Duration) {
         self.0.store(round_trip.as_micros() as u64, Ordering::Relaxed);
     }
@@ -53,17 +52,17 @@ impl RoundTrip {
         Self { seed, measured: None }
     }
 
-    /// Whether repair itself has measured it.
+    /// Whether repair itself has measured the time.
     pub(super) fn is_measured(&self) -> bool {
         self.measured.is_some()
     }
 
-    /// Whether it is known, by measurement or from the seed.
+    /// Whether the time is known, by measurement or from the seed.
     pub(super) fn is_known(&self) -> bool {
         self.is_measured() || self.seed.get().is_some()
     }
 
-    /// Takes a measurement. One beyond the maximum wait is capped: a machine may have slept.
+    /// Adds a measurement, limited to the maximum wait: a machine may have slept.
     pub(super) fn sample(&mut self, sample: Duration) {
         let sample = sample.min(MAX_TIMEOUT);
         self.measured = Some(match self.measured {
@@ -113,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn the_seed_counts_until_the_first_measurement() {
+    fn the_seed_is_used_until_the_first_measurement() {
         let seed = RttSeed::default();
         let mut time = RoundTrip::new(seed.clone());
         seed.set(30 * MS);
@@ -123,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_slept_does_not_spoil_it() {
+    fn a_machine_that_slept_does_not_spoil_the_estimate() {
         let mut time = RoundTrip::default();
         time.sample(50 * MS);
         time.sample(Duration::from_hours(10));

@@ -1,12 +1,12 @@
 //! Retransmissions on a separate stream (RFC 4588), if both peers have agreed on it.
 //!
-//! The interceptor is near the wire. Inbound, it restores the original packets, so that the rest of this peer sees
-//! one stream with each packet once; outbound, it wraps packets that repair marks as retransmissions. Without RTX
-//! in the descriptions nothing is changed, and retransmissions repeat the packet as it was.
+//! This interceptor is close to the network. Inbound, it restores the original packets, so that the rest of this
+//! peer sees one stream with each packet once; outbound, it wraps packets that repair marks as retransmissions.
+//! Without RTX in the descriptions, packets pass unchanged, and retransmissions repeat the original packet.
 //!
-//! libwebrtc probes the path with RTX: with packets that have already arrived, and with padding-only packets. Both
-//! end here, after the transport-wide feedback has counted them. `rtc` 0.21.1 also restores packets
-//! (`peer_connection/handler/endpoint.rs:433`), but only behind all interceptors, where NACK does not see them.
+//! libwebrtc probes the path over RTX, with packets that have already arrived and with padding-only packets. Both
+//! are dropped here, after the transport-wide feedback has counted them. `rtc` 0.21.1 also restores packets
+//! (`peer_connection/handler/endpoint.rs:433`), but only after all interceptors, so that NACK does not see them.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -31,7 +31,7 @@ use crate::peer::media_gate::MediaGate;
 pub(in crate::peer) struct RtxTypes(Arc<Mutex<Vec<(u8, u8)>>>);
 
 impl RtxTypes {
-    /// Replaces the types by those of the last description.
+    /// Replaces the types with those of the last description.
     pub(in crate::peer) fn set(&self, types: Vec<(u8, u8)>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = types;
     }
@@ -43,7 +43,7 @@ impl RtxTypes {
 }
 
 /// Marks a retransmission that is not wrapped: the last packet, repeated without a request. A receiver report shows
-/// its arrival only if it came on the stream itself.
+/// its arrival only if it was sent on the stream itself.
 pub(super) struct AsSent;
 
 impl AsSent {
@@ -74,7 +74,7 @@ struct RepairedStream {
 pub(in crate::peer) struct Rtx {
     types: RtxTypes,
     gate: Arc<MediaGate>,
-    /// By the SSRC of the stream they repair.
+    /// Keyed by the SSRC of the stream that is repaired.
     outgoing: HashMap<u32, OutgoingRtx>,
     incoming: HashMap<u32, RepairedStream>,
     read_queue: VecDeque<TaggedPacket>,
@@ -94,7 +94,7 @@ impl Rtx {
         }
     }
 
-    /// Replaces a retransmission by the original packet; false for packets that are not passed on.
+    /// Replaces a retransmission with the original packet; false for packets that are not passed on.
     fn takes(&mut self, packet: &mut rtp::Packet, now: Instant) -> bool {
         let Some(original) = self.types.original(packet.header.payload_type) else {
             let Some(stream) = self.incoming.get_mut(&packet.header.ssrc) else { return true };
@@ -106,12 +106,12 @@ impl Rtx {
         restore(packet, ssrc, original).is_some_and(|sequence| stream.arrived.is_missing(sequence))
     }
 
-    /// The stream that an RTX stream repairs. If no description names it, this is the stream of its payload type
-    /// that was active last (RFC 4588 §5.3 uses the requested packets; normally there is one stream).
+    /// The stream that an RTX stream repairs. If no description names it, this is the most recently active stream
+    /// of its payload type (RFC 4588 §5.3 uses the requested packets; normally there is one stream).
     fn repaired(&self, rtx: u32, payload_type: u8) -> Option<u32> {
         let named = self.incoming.iter().find(|(_, stream)| stream.rtx == Some(rtx));
         let last_active = || {
-            let streams = self.incoming.iter().filter(|(_, one)| one.payload_type == payload_type);
+            let streams = self.incoming.iter().filter(|(_, it)| it.payload_type == payload_type);
             streams.max_by_key(|(_, stream)| stream.last_arrival)
         };
         named.or_else(last_active).map(|(&ssrc, _)| ssrc)
@@ -126,7 +126,7 @@ fn restore(packet: &mut rtp::Packet, ssrc: u32, payload_type: u8) -> Option<u16>
     packet.header.ssrc = ssrc;
     packet.header.payload_type = payload_type;
     packet.header.sequence_number = sequence;
-    // The parser has removed the padding.
+    // The parser has already removed the padding.
     packet.header.padding = false;
     Some(sequence)
 }
@@ -193,7 +193,7 @@ impl Interceptor for Rtx {
             self.outgoing.remove(&info.ssrc);
             return;
         };
-        // The top bit clear leaves room before the first wrap (RFC 3711 §3.3.1).
+        // With the top bit clear, the first wrap is far away (RFC 3711 §3.3.1).
         let sequence = rand::random::<u16>() & 0x7fff;
         self.outgoing.insert(info.ssrc, OutgoingRtx { ssrc, payload_type, sequence });
     }
@@ -203,7 +203,7 @@ impl Interceptor for Rtx {
     }
 
     fn bind_remote_stream(&mut self, info: &StreamInfo) {
-        // The crate binds an RTX stream like any other, too.
+        // The crate also binds RTX streams, like any other stream.
         if self.types.original(info.payload_type).is_some() {
             return;
         }

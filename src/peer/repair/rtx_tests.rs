@@ -1,4 +1,4 @@
-//! RTX retransmissions at the level of wire bytes.
+//! Tests RTX retransmissions byte by byte, in wire format.
 
 use bytes::Bytes;
 use rtc::{
@@ -78,7 +78,7 @@ fn negotiated() -> Rtx {
     Rtx::new(types, Arc::default())
 }
 
-/// With the stream bound as the crate does it, its RTX stream like a separate one.
+/// Binds the stream as the crate does, with its RTX stream bound like a separate one.
 fn receiving() -> Rtx {
     let mut rtx = negotiated();
     rtx.bind_remote_stream(&info(Some((REPAIR, 103))));
@@ -96,7 +96,7 @@ fn a_retransmission_becomes_the_lost_packet() {
     let original = wire(MARKER + 102, 0x1234, MEDIA, &[0x65, 3, 4]);
     assert_eq!(reads(&mut rtx, &retransmitted), Some(original.clone()));
     let again = wire(MARKER + 103, 43, REPAIR, &[0x12, 0x34, 0x65, 3, 4]);
-    assert_eq!(reads(&mut rtx, &again), None, "a probe with an arrived packet");
+    assert_eq!(reads(&mut rtx, &again), None, "a probe with a packet that has already arrived");
     assert_eq!(reads(&mut rtx, &original), None, "it was merely late");
 }
 
@@ -118,7 +118,8 @@ fn padding_is_dropped_and_a_retransmission_may_be_padded() {
     assert_eq!(reads(&mut rtx, &wire(103, 45, REPAIR, &[0, 9])), Some(wire(102, 9, MEDIA, &[])));
 }
 
-/// Many consecutive padding packets could be decrypted: the gate must not report undecryptable packets.
+/// Padding packets have been decrypted even if many follow each other: the gate must not count them as
+/// undecryptable.
 #[test]
 fn padding_shows_that_packets_can_be_decrypted() {
     let gate = Arc::new(MediaGate::default());
@@ -140,7 +141,7 @@ fn an_unnamed_stream_is_identified_by_its_payload_type() {
     rtx.bind_remote_stream(&info(None));
     let retransmitted = wire(103, 1, 0x0bad_cafe, &[0, 6, 0x65]);
     assert_eq!(reads(&mut rtx, &retransmitted), Some(wire(102, 6, MEDIA, &[0x65])));
-    // Of two streams it repairs the one active last.
+    // Of two streams, it repairs the most recently active one.
     rtx.bind_remote_stream(&StreamInfo { ssrc: 5, ..info(None) });
     assert!(reads(&mut rtx, &wire(102, 900, 5, &[0x67])).is_some());
     let retransmitted = wire(103, 2, 0x0bad_cafe, &[3, 0x85, 0x65]);

@@ -1,4 +1,5 @@
-//! The sender's end of repair: retransmits requested packets, and the last packet until it has arrived.
+//! The sender's part of repair: retransmits requested packets, and repeats the last packet until it has
+//! arrived.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::peer::rate::SendRate;
 
-/// Sender reports remembered until a receiver report answers them.
+/// Number of sender reports remembered until a receiver report answers them.
 const MAX_REPORTS: usize = 8;
 
 /// One of our streams.
@@ -67,7 +68,7 @@ impl SentStream {
     }
 }
 
-/// The interceptor. It takes the place of the crate's NACK responder.
+/// The interceptor. It replaces the crate's NACK responder.
 pub(in crate::peer) struct RepairSender {
     answers: bool,
     rate: SendRate,
@@ -108,7 +109,7 @@ impl RepairSender {
         }
     }
 
-    /// Records our own sender reports, which receiver reports refer to.
+    /// Records our own sender reports, to which receiver reports refer.
     fn on_rtcp_out(&mut self, packets: &[Box<dyn rtc::rtcp::Packet>], now: Instant) {
         for packet in packets {
             if let Some(report) = packet.as_any().downcast_ref::<SenderReport>()

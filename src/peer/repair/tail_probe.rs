@@ -1,23 +1,23 @@
-//! The last packet sent, repeated until it is known to have arrived.
+//! Repeats the last packet sent until it is known to have arrived.
 //!
-//! When the last packets of a keyframe are lost, or all of them, the receiver cannot notice: the next keyframe is
-//! seconds away. So the sender repeats the last packet after a round trip without a report, like QUIC and TCP probe
-//! for a lost tail (RFC 9002 §6.2, RFC 8985 §7). The repeat fills the gap, or shows the receiver the gap before it.
-//! A receiver report with its sequence number ends the repeats.
+//! If the last packets of a keyframe are lost, or all of them, the receiver cannot notice: the next keyframe is
+//! seconds away. So the sender repeats the last packet after a round trip without a report, as QUIC and TCP probe
+//! for a lost tail (RFC 9002 §6.2, RFC 8985 §7). The repeat fills the gap or reveals the gap before it. A receiver
+//! report with its sequence number ends the repeats.
 
 use std::time::{Duration, Instant};
 
 use super::{WORTH, round_trip::RoundTrip};
 use crate::peer::sequence::near;
 
-/// Maximum time between two repeats: the delay that an outage may add, once.
+/// Maximum time between two repeats, which is the delay that an outage may add.
 const MAX_PAUSE: Duration = Duration::from_millis(300);
 
-/// On a lossy path, the last packet of a picture is repeated this early, without waiting for a report: that costs a
-/// hundredth of the picture, and saves a round trip when it is lost.
+/// On a lossy path, the last packet of a picture is repeated this early, without waiting for a report: a repeat
+/// costs a hundredth of the picture and saves a round trip if the packet was lost.
 const EARLY: [Duration; 2] = [Duration::from_millis(8), Duration::from_millis(16)];
 
-/// Minimum timeout for early repeats: they have to be short in comparison.
+/// Early repeats are sent only if the timeout is at least this long compared with their pauses.
 const EARLY_FROM: Duration = Duration::from_millis(30);
 
 /// The last packet of one RTP stream.
@@ -32,7 +32,8 @@ pub(super) struct TailProbe {
 }
 
 impl TailProbe {
-    /// A packet was sent for the first time. `early`: it is the last of a picture, and the path loses packets.
+    /// A packet was sent for the first time. `early` means that it is the last of a picture and the path loses
+    /// packets.
     pub(super) fn sent(
         &mut self,
         sequence: u64,
@@ -51,8 +52,8 @@ impl TailProbe {
         self.due = Some(now + if self.early > 0 { EARLY[0] } else { timeout });
     }
 
-    /// The peer reported the highest sequence number it has. Returns how long that took, if it is the last packet
-    /// and that was sent only once.
+    /// The peer reported the highest sequence number it has. Returns the time since the last packet was sent, if it
+    /// is that packet and it was sent only once.
     pub(super) fn acknowledged(&mut self, highest: u16, now: Instant) -> Option<Duration> {
         let newest = self.newest?;
         if near(newest, u64::from(highest), 16) != newest {
@@ -137,20 +138,20 @@ mod tests {
         assert_eq!(
             probe.acknowledged(1, now + 1000 * MS),
             None,
-            "which of them arrived is unknown"
+            "any of the transmissions may have arrived"
         );
         assert_eq!(probe.due(), None);
     }
 
     #[test]
-    fn on_a_lossy_path_it_is_repeated_early() {
+    fn on_a_lossy_path_the_last_packet_is_repeated_early() {
         let (now, path) = (Instant::now(), known(100 * MS));
         let mut probe = TailProbe::default();
         probe.sent(65_536, true, &path, now);
         let times = repeats(&mut probe, &path, now, 500 * MS);
         let timeout = path.timeout().as_millis();
         assert_eq!(times[..3], [8, 24, timeout]);
-        assert_eq!(probe.acknowledged(0, now + 500 * MS), None, "which of them arrived is unknown");
+        assert_eq!(probe.acknowledged(0, now + 500 * MS), None, "any of them may have arrived");
         let near = known(5 * MS);
         probe.sent(65_537, true, &near, now);
         assert_eq!(probe.due(), Some(now + near.timeout()), "a report arrives just as soon");
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn it_ends_when_the_picture_is_too_old() {
+    fn repeats_end_when_the_picture_is_too_old() {
         let (now, path) = (Instant::now(), known(20 * MS));
         let mut probe = TailProbe::default();
         probe.sent(65_536, false, &path, now);

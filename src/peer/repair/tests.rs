@@ -1,4 +1,4 @@
-//! Both ends of repair over a path that loses packets, in virtual time.
+//! Tests sender and receiver together over a path that loses packets, in virtual time.
 
 use std::{
     cmp::Reverse,
@@ -20,9 +20,9 @@ use crate::peer::rate::SendRate;
 pub(super) const MS: Duration = Duration::from_millis(1);
 const SSRC: u32 = 7;
 
-/// What the path does to the `n`th packet of a direction, sent at this time.
+/// A path that may delay or lose packets.
 pub(super) trait LossyPath {
-    /// Transit time; `None` if it is lost.
+    /// Transit time of the `n`th packet of a direction, sent at this time; `None` if it is lost.
     fn carry(&mut self, down: bool, n: u32, at: Duration) -> Option<Duration>;
 }
 
@@ -32,7 +32,7 @@ impl<F: FnMut(bool, u32, Duration) -> Option<Duration>> LossyPath for F {
     }
 }
 
-/// What arrived at the receiver, and the cost.
+/// The packets that arrived at the receiver, and the cost.
 #[derive(Debug, Default)]
 pub(super) struct Run {
     /// Arrival of each RTP packet.
@@ -47,7 +47,7 @@ pub(super) struct Run {
     pub(super) twice: u32,
 }
 
-/// A packet in flight: arrival time, number, towards the receiver.
+/// A packet in flight: arrival time, number, and whether it travels to the receiver.
 type Flying = Reverse<(Duration, u32, bool)>;
 
 pub(super) struct Rig<W> {
@@ -105,7 +105,7 @@ impl<W: LossyPath> Rig<W> {
         self.paced(first, count, at, Duration::ZERO);
     }
 
-    /// Sends one with this interval between packets.
+    /// Sends an access unit with this interval between packets.
     pub(super) fn paced(&mut self, first: u16, count: u16, at: Duration, apart: Duration) {
         for index in 0..count {
             let header = rtp::header::Header {
@@ -127,7 +127,8 @@ impl<W: LossyPath> Rig<W> {
         }
     }
 
-    /// Forgets sequence numbers that arrived long before this one: they are reused after a wrap.
+    /// Forgets sequence numbers that arrived long before this one, because they are reused after a
+    /// wrap.
     pub(super) fn forget(&mut self, before: u16) {
         self.replayed.retain(|sequence| before.wrapping_sub(*sequence) < WINDOW);
     }
@@ -155,7 +156,7 @@ impl<W: LossyPath> Rig<W> {
         self.flying.push(Reverse((at + takes, self.number, down)));
     }
 
-    /// Lets time pass until then.
+    /// Lets time pass until `end`.
     pub(super) fn until(&mut self, end: Duration) {
         loop {
             let timers = [self.sender.poll_timeout(), self.receiver.poll_timeout()];
@@ -202,7 +203,7 @@ impl<W: LossyPath> Rig<W> {
     }
 }
 
-/// One keyframe of `count` packets over this path.
+/// Sends one keyframe of `count` packets over this path.
 fn one(count: u16, path: impl LossyPath) -> Run {
     let mut rig = Rig::new(path);
     rig.picture(1000, count, Duration::ZERO);
@@ -210,12 +211,12 @@ fn one(count: u16, path: impl LossyPath) -> Run {
     rig.run
 }
 
-/// Loses packets of the first transmission.
+/// Loses the packets to the receiver for which `lost` is true.
 fn loses(lost: impl Fn(u32) -> bool) -> impl LossyPath {
     move |down: bool, n: u32, _: Duration| (!(down && lost(n))).then_some(50 * MS)
 }
 
-/// An even pseudo-random share from 0 to 1 (`SplitMix64`).
+/// A uniform pseudo-random number from 0 to 1 (`SplitMix64`).
 pub(super) fn share(state: &mut u64) -> f64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut z = *state;
@@ -257,7 +258,7 @@ fn a_lost_tail_arrives_after_two_round_trips() {
     for (lost, within) in [(1, 300 * MS), (5, 450 * MS)] {
         let run = one(85, loses(|n| n < 85 && n >= 85 - lost));
         let last = run.arrived.values().max().unwrap();
-        // The round trip is still unknown, and assumed to be 150 ms.
+        // The round trip is still unknown and assumed to be 150 ms.
         assert!(*last <= within, "{lost} lost: {last:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Our answer for the peer, made from the `rtc` crate's answer to the rewritten offer.
+//! Builds our answer for the peer from the `rtc` crate's answer to the rewritten offer.
 
 use std::io::Cursor;
 
@@ -6,13 +6,13 @@ use rtc::sdp::SessionDescription;
 
 use super::{hints::Hints, lines::MediaLine, transport::Setup};
 
-/// What the answer has to repeat from an offer.
+/// The parts of an offer that the answer must repeat.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Shape {
     pub(in crate::peer) lines: Vec<MediaLine>,
     /// Whether the used lines are in a BUNDLE group.
     pub(in crate::peer) bundled: bool,
-    /// The DTLS role that the offerer takes, if it does not leave the choice.
+    /// The DTLS role that the offerer takes, unless it leaves the choice to us.
     pub(in crate::peer) setup: Option<Setup>,
 }
 
@@ -29,14 +29,13 @@ impl Shape {
     }
 
     /// The answer for the peer: m-lines that the crate did not see are rejected (RFC 3264 §6), `setup` is the
-    /// actual DTLS role of this peer, and there is no group that the offer did not have (RFC 5888 §9.2). `hints`
+    /// actual DTLS role of this peer, and groups that the offer did not have are removed (RFC 5888 §9.2). `hints`
     /// are added.
     ///
     /// `rtc` 0.21.1 always writes the `a=setup` it is configured with (`peer_connection/mod.rs:984`), although it
     /// takes the other role if the offer states one (`transport/dtls/mod.rs:160`).
     ///
-    /// # Errors
-    /// The crate's error message when it cannot read its own answer.
+    /// # Errors The crate's error message if it cannot read its own answer.
     pub(in crate::peer) fn finish(
         &self,
         answer: &str,

@@ -1,6 +1,6 @@
-//! Hints in our answer for the bandwidth estimate and the encoder of a phone that runs libwebrtc: its own
-//! parameters in the H.264 format (`x-google-start-bitrate` and its siblings, kbit/s;
-//! `media/base/media_constants.cc`), which other implementations ignore (RFC 6184 §8.2.2: unrecognized parameters).
+//! Hints in our answer for the bandwidth estimate and the encoder of a phone that runs libwebrtc: parameters of the
+//! H.264 format that libwebrtc defines (`x-google-start-bitrate` and related ones, kbit/s;
+//! `media/base/media_constants.cc`) and other implementations ignore (RFC 6184 §8.2.2: unrecognized parameters).
 
 use std::sync::{
     Arc,
@@ -18,14 +18,14 @@ use crate::{stats::delivery::Delivery, units::RateSetting};
 const MAX: u64 = 13_000;
 
 /// Initial estimate for an unknown path, kbit/s. The first probes run at three and six times this, 100 ms each
-/// (`first_exponential_probe_scale` and its siblings in libwebrtc's `probe_controller.cc`), and successful ones are
-/// followed by twice as much. Over RTX they are padding, which leaves immediately, so the value can be low: at 1
-/// and 2 Mbit/s a queue of 32 KB dropped nothing with 1.5 Mbit/s, and 28 to 45 packets with 4.3. Otherwise they are
-/// the packets of the first keyframes.
+/// (`first_exponential_probe_scale` and related settings in libwebrtc's `probe_controller.cc`), and a successful
+/// probe is followed by one at twice its rate. With RTX, probes are padding, which leaves immediately, so the value
+/// can be low: on paths of 1 and 2 Mbit/s, a queue of 32 KB dropped nothing with a start of 1.5 Mbit/s and 28 to 45
+/// packets with 4.3. Without RTX, probes are the packets of the first keyframes.
 const START_WITH_PADDING: u64 = 1_500;
 const START: u64 = 3_000;
 
-/// Minimum start, kbit/s: below 500 libwebrtc drops its first four pictures of 720 lines.
+/// Minimum start, kbit/s: below 500, libwebrtc drops its first four 720p pictures.
 const MIN_START: u64 = 600;
 
 /// A start at the path's rate divided by this makes the first probe run at the path's rate.
@@ -41,8 +41,8 @@ pub struct Hints {
 }
 
 impl Hints {
-    /// The hints for a setting; none if the answer should contain none. `padding`: the phone may probe with padding
-    /// over RTX. `Auto` chooses rates at which keyframes of 100 KB arrive immediately and at full size.
+    /// The hints for a setting; none if the answer should contain none. `padding` is whether the phone may probe with
+    /// padding over RTX. `Auto` chooses rates at which keyframes of 100 KB arrive immediately and at full size.
     #[must_use]
     pub fn of(setting: RateSetting, padding: bool, path: &PhonePath) -> Option<Self> {
         let start = match (setting, path.rate()) {
@@ -62,7 +62,7 @@ impl Hints {
         format!("x-google-start-bitrate={start};x-google-max-bitrate={max}")
     }
 
-    /// Adds them to each H.264 format of a video m-line.
+    /// Adds the hints to each H.264 format of a video m-line.
     pub(super) fn write(&self, line: &mut MediaDescription) {
         if line.media_name.media != "video" {
             return;
@@ -85,22 +85,23 @@ impl Hints {
     }
 }
 
-/// The measured arrival rate of a phone's keyframes: where its next connection starts. Clones share it.
+/// The measured arrival rate of a phone's keyframes, from which its next connection starts. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct PhonePath(Arc<AtomicU64>);
 
-/// Minimum number of packets of a keyframe that measures the path: fewer leave in one burst of libwebrtc's pacer (63 KB).
+/// Minimum number of packets of a keyframe that measures the path: fewer fit into one burst of libwebrtc's pacer (63
+/// KB).
 const MIN_PACKETS: u32 = 60;
 
 impl PhonePath {
-    /// Bits a second over the wire; none when nothing was measured yet.
+    /// Bits a second on the wire; none if nothing has been measured yet.
     #[must_use]
     pub fn rate(&self) -> Option<u64> {
         Some(self.0.load(Ordering::Relaxed)).filter(|rate| *rate > 0)
     }
 
-    /// A keyframe arrived in this many packets. Retransmissions arrive later than the path requires, so a keyframe that
-    /// contains some measures nothing.
+    /// A keyframe arrived in this many packets. Retransmissions arrive later than the path requires, so a keyframe
+    /// that contains any is not used.
     pub(in crate::peer) fn arrived(&self, packets: u32, delivery: &Delivery) {
         if let Some(rate) = delivery.rate
             && packets >= MIN_PACKETS
@@ -111,7 +112,7 @@ impl PhonePath {
     }
 }
 
-/// The format of an `a=rtpmap` of H.264.
+/// The payload type of an `a=rtpmap`, if it is H.264.
 fn h264_format(attribute: &Attribute) -> Option<String> {
     let mut words = attribute.value.as_deref().filter(|_| attribute.key == "rtpmap")?.split(' ');
     let format = words.next()?;
@@ -149,12 +150,12 @@ mod tests {
         arrived(100_000, 85, 0, Duration::from_millis(166));
         assert_eq!(path.rate().unwrap() / 100_000, 50);
         assert_eq!(start(RateSetting::Auto, true), Some(path.rate().unwrap() / 3000));
-        // Neither repaired nor small keyframes count.
+        // Repaired keyframes do not count, nor do small ones.
         arrived(100_000, 85, 1, Duration::from_secs(9));
         arrived(30_000, 26, 0, Duration::from_secs(9));
         arrived(100_000, 85, 0, Duration::ZERO);
         assert_eq!(path.rate().unwrap() / 100_000, 50);
-        // Neither so slow that pictures are dropped, nor above the probed rate.
+        // The start is never so low that pictures are dropped, nor above the probed rate.
         arrived(100_000, 85, 0, Duration::from_secs(1));
         assert_eq!(start(RateSetting::Auto, true), Some(MIN_START));
         arrived(100_000, 85, 0, Duration::from_millis(1));
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn h264_formats_get_the_hints_and_no_others_do() {
+    fn only_h264_formats_get_the_hints() {
         let sdp = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n\
             m=video 9 UDP/TLS/RTP/SAVPF 102 103 104\r\na=rtpmap:102 H264/90000\r\n\
             a=fmtp:102 packetization-mode=1\r\na=rtpmap:103 rtx/90000\r\na=fmtp:103 apt=102\r\n\

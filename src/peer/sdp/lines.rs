@@ -3,8 +3,8 @@
 //!
 //! `rtc` 0.21.1 rejects a whole description because of an m-line that it would not use anyway: for a payload type
 //! without `a=rtpmap` (`peer_connection/sdp/mod.rs:1410`), a format that is not a number, or a missing `a=mid`
-//! (`peer_connection/mod.rs:1395`); it leaves an m-line without a direction out of its answer (`internal.rs:310`),
-//! and accepts one with port 0.
+//! (`peer_connection/mod.rs:1395`). It also omits an m-line without a direction from its answer (`internal.rs:310`)
+//! and accepts an m-line with port 0.
 
 use std::collections::HashSet;
 
@@ -31,12 +31,12 @@ pub(in crate::peer) struct MediaLine {
 }
 
 impl MediaLine {
-    /// Whether it is the data channel, and the crate sees it.
+    /// Whether this is the data channel and the crate sees it.
     pub(in crate::peer) fn is_data(&self) -> bool {
         self.used && self.media == "application"
     }
 
-    /// The line of our answer that rejects it.
+    /// The line of our answer that rejects this m-line.
     pub(super) fn rejected(&self) -> MediaDescription {
         let mut line = MediaDescription::new_jsep_media_description(self.media.clone(), Vec::new())
             .with_property_attribute("inactive".into())
@@ -64,12 +64,12 @@ pub(super) fn mid(line: &MediaDescription) -> &str {
 /// Names the m-lines that have no `a=mid` (RFC 9429 §5.10) by their index, as our own offers do.
 pub(super) fn name(lines: &mut [MediaDescription]) {
     let mut taken: HashSet<String> = lines.iter().map(|line| mid(line).to_owned()).collect();
-    let most = 2 * lines.len();
+    let max = 2 * lines.len();
     for (index, line) in lines.iter_mut().enumerate() {
         if mid(line).is_empty() {
             line.attributes.retain(|attribute| attribute.key != "mid");
-            // Each line takes at most one name, so one of twice as many is free.
-            let mut names = (index..=most).map(|number| number.to_string());
+            // Each line takes at most one name, so one of twice as many names is free.
+            let mut names = (index..=max).map(|number| number.to_string());
             let free = names.find(|name| taken.insert(name.clone()));
             line.attributes.push(Attribute::new("mid".into(), free));
         }
@@ -77,8 +77,8 @@ pub(super) fn name(lines: &mut [MediaDescription]) {
 }
 
 /// The `a=mid` of the m-lines that share the transport of the first H.264 video (RFC 9143), in group order; none if
-/// that is not in a group. Port 0 of a `a=bundle-only` member (RFC 9143 §6) is replaced, for it does not mean that
-/// the line is rejected.
+/// that video is not in a group. Port 0 of an `a=bundle-only` member (RFC 9143 §6) is replaced, because it does not
+/// mean that the line is rejected.
 pub(super) fn bundle(description: &mut SessionDescription) -> Option<Vec<String>> {
     let groups: Vec<Vec<String>> = description
         .attributes
@@ -129,7 +129,7 @@ pub(super) fn is_used(line: &MediaDescription, group: Option<&[String]>) -> bool
     shares(line, group) && (is_h264(line) || is_data_channel(line))
 }
 
-/// Leaves the usable m-lines for the crate, and hides the others.
+/// Leaves the usable m-lines for the crate and hides the others.
 pub(super) fn hide(
     description: &mut SessionDescription,
     group: Option<&[String]>,
@@ -151,8 +151,8 @@ pub(super) fn hide(
     description.media_descriptions.iter_mut().map(hide_unused).collect()
 }
 
-/// Makes the used lines the members of the only group: those of `group`, or a single line, which the crate would
-/// reject without a group (`rtc` 0.21.1, `peer_connection/internal.rs:385`).
+/// Replaces all groups with one that contains the used lines: those of `group`, or a single line, which the crate
+/// would reject without a group (`rtc` 0.21.1, `peer_connection/internal.rs:385`).
 pub(super) fn regroup(
     description: &mut SessionDescription,
     group: Option<&[String]>,
@@ -170,7 +170,7 @@ pub(super) fn regroup(
     description.attributes.push(Attribute::new("group".into(), Some(value)));
 }
 
-/// A kind of m-line that the crate skips, in offers and answers.
+/// An m-line of a kind that the crate skips in offers and answers.
 fn hidden(mid: &str) -> MediaDescription {
     let mut line = MediaDescription::new_jsep_media_description("text".into(), Vec::new())
         .with_value_attribute("mid".into(), mid.to_owned())
@@ -180,8 +180,8 @@ fn hidden(mid: &str) -> MediaDescription {
     line
 }
 
-/// Adds to a video m-line what some implementations leave implicit: a direction (RFC 8866 §6.7), and the payload
-/// types that `a=rtcp-fb:*` stands for (RFC 4585 §4.2). Payload types without a description are omitted.
+/// Completes a video m-line with a direction (RFC 8866 §6.7) and with the payload types that `a=rtcp-fb:*` stands
+/// for (RFC 4585 §4.2), which some implementations leave implicit. Payload types without a description are omitted.
 fn complete(line: &mut MediaDescription, direction: &str) {
     if !DIRECTIONS.iter().any(|key| has(&line.attributes, key)) {
         line.attributes.push(Attribute::new(direction.to_owned(), None));
@@ -210,7 +210,7 @@ fn complete(line: &mut MediaDescription, direction: &str) {
 }
 
 /// Writes the Constrained Baseline profile as this peer does: 42c0, 42d0, 42e0 and 42f0 all denote it (RFC 6184
-/// §8.1, table 5), and the crate compares digits (`rtc` 0.21.1, `rtp_transceiver/fmtp/h264/mod.rs:28`).
+/// §8.1, table 5), but the crate compares digits (`rtc` 0.21.1, `rtp_transceiver/fmtp/h264/mod.rs:28`).
 fn name_profile(parameters: &mut String) {
     const KEY: &str = "profile-level-id=";
     let Some(at) = parameters.find(KEY).map(|at| at + KEY.len()) else { return };

@@ -1,9 +1,9 @@
 //! The transport of a remote description: ICE credentials, candidates, DTLS fingerprint and role. This peer has one
-//! for all m-lines, and `rtc` 0.21.1 accepts a description only if all lines agree on it.
+//! transport for all m-lines, and `rtc` 0.21.1 accepts a description only if all lines agree on it.
 //!
 //! - ICE credentials that differ between m-lines are rejected (`peer_connection/sdp/mod.rs:1276`), although a
-//!   bundled line may have its own until the answer confirms the shared transport (RFC 9143 §7.2)
-//! - only the first fingerprint of the session and of each m-line is read, and all of those must be equal
+//!   bundled line may have its own credentials until the answer confirms the shared transport (RFC 9143 §7.2)
+//! - only the first fingerprint of the session and of each m-line is read, and all of these must be equal
 //!   (`sdp/mod.rs:1212`); only SHA-256 can be verified (`transport/dtls/mod.rs:215`)
 //! - the session-level DTLS role is not read (`transport/dtls/role.rs:157`)
 
@@ -67,9 +67,8 @@ pub(super) struct TransportAttributes {
 impl TransportAttributes {
     /// Reads the transport of the used lines. `group` is their BUNDLE group.
     ///
-    /// # Errors
-    /// [`SdpError::NotBundled`] if there are several, [`SdpError::Fingerprint`] if none of its fingerprints can be
-    /// verified.
+    /// # Errors [`SdpError::NotBundled`] if there are several transports, [`SdpError::Fingerprint`] if no
+    /// fingerprint can be verified.
     pub(super) fn of(
         description: &SessionDescription,
         group: Option<&[String]>,
@@ -106,7 +105,7 @@ impl TransportAttributes {
         })
     }
 
-    /// Writes it where the crate looks for it. A candidate stays if `takes` accepts it.
+    /// Writes the attributes where the crate looks for them. Candidates that `takes` does not accept are omitted.
     pub(super) fn write(
         self,
         description: &mut SessionDescription,
@@ -186,8 +185,8 @@ fn candidates<'a>(lines: impl Iterator<Item = &'a &'a MediaDescription>) -> Vec<
         .collect()
 }
 
-/// The fingerprint to verify, from the first level that has any (RFC 8122 §5), in the form that the crate compares
-/// byte by byte; none if no level has one.
+/// The fingerprint to verify, from the first level that has any (RFC 8122 §5), in the form required by the crate,
+/// which compares it byte by byte; none if no level has one.
 fn fingerprint(levels: &[&[Attribute]]) -> Result<Option<String>, SdpError> {
     let mut hashes: Vec<String> = Vec::new();
     for level in levels {

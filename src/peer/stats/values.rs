@@ -1,7 +1,7 @@
-//! Normalizes stats objects of the `rtc` crate (0.21.1, `src/statistics`): a value follows W3C, or it is omitted.
+//! Normalizes stats objects of the `rtc` crate (0.21.1, `src/statistics`): each value follows W3C or is omitted.
 //!
-//! The crate writes all fields of an object. Those it never counts are zero, empty or the current time, and only
-//! the lists below distinguish them from measured ones.
+//! The crate writes all fields of an object. Fields that it never counts are zero, empty or the current time, and
+//! only the lists below distinguish them from measured values.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,7 +14,7 @@ use crate::types::RelayTransport;
 /// RTP clock of H.264 (RFC 6184 §5.1), Hz.
 const VIDEO_CLOCK: f64 = 90_000.0;
 
-/// Values of RTP streams that are really counted, so that a zero is meaningful.
+/// Values of RTP streams that the crate or we actually count, so that a zero is meaningful.
 const COUNTED: [&str; 12] = [
     "ssrc",
     "nackCount",
@@ -30,7 +30,7 @@ const COUNTED: [&str; 12] = [
     "headerBytesReceived",
 ];
 
-/// Normalizes an object; false if W3C defines the object only once something is known.
+/// Normalizes an object. False if W3C defines the object only once data exists for it, and none does.
 pub(super) fn normalize(
     value: &mut Value,
     streams: &StreamServers,
@@ -81,7 +81,7 @@ fn rtp(kind: &str, stats: &mut Map<String, Value>, counters: &RtpCounters) {
         "inbound-rtp" => {
             insert("nackCount", &counters.nacks_sent);
             insert("pliCount", &counters.plis_sent);
-            // The current time; false and zero whatever the decoder.
+            // The crate writes the current time, and false regardless of the decoder.
             drop_all(stats, &["estimatedPlayoutTimestamp", "powerEfficientDecoder"]);
             drop_unless_positive(stats, "packetsReceived", &["lastPacketReceivedTimestamp"]);
         }
@@ -90,7 +90,7 @@ fn rtp(kind: &str, stats: &mut Map<String, Value>, counters: &RtpCounters) {
             insert("pliCount", &counters.plis_received);
             insert("firCount", &counters.firs_received);
             insert("retransmittedPacketsSent", &counters.retransmissions_sent);
-            // Always `none` and false, even for a picture that was scaled down.
+            // Always false and `none`, even for a picture that was scaled down.
             drop_all(stats, &["powerEfficientEncoder", "qualityLimitationReason"]);
         }
         // A report counts losses, not arrivals; the second field is `packetsLost` without its sign.
@@ -151,7 +151,7 @@ fn pair(stats: &mut Map<String, Value>) {
 }
 
 fn candidate(kind: &str, stats: &mut Map<String, Value>, streams: &StreamServers) {
-    // 32-bit priorities are cut to 16 bits, and the relay protocol is never written.
+    // The crate truncates 32-bit priorities to 16 bits and never writes the relay protocol.
     drop_all(stats, &["priority", "relayProtocol"]);
     drop_zero(stats, &["relatedPort"]);
     if kind == "local-candidate" && stats.get("candidateType") == Some(&json!("relay")) {
@@ -248,7 +248,7 @@ mod tests {
         }
     }
 
-    /// As the crate writes them before anything was counted.
+    /// The objects are as the crate writes them before anything has been counted.
     #[test]
     fn unknown_values_are_omitted() {
         for (value, right) in [

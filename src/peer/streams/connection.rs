@@ -1,5 +1,5 @@
-//! One connection between a local address and a TURN server: dialed, then carrying both directions until one end
-//! closes.
+//! One connection between a local address and a TURN server: it is established and then carries both directions
+//! until either end closes it.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -13,14 +13,14 @@ use crate::{
     stun::stream::{DialError, FrameReader, FrameWriter},
 };
 
-/// Messages that may wait for the connection: ten keyframes of 100 KB, about 90 packets each. Excess messages are
-/// dropped, as with UDP.
+/// Maximum number of messages waiting for the connection: ten keyframes of 100 KB, about 90 packets each. Excess
+/// messages are dropped, as with UDP.
 const QUEUE: usize = 1024;
 
 /// Approximate size of one write, bytes.
 const WRITE_BYTES: usize = 64 * 1024;
 
-/// How long the server may leave its end of the connection unread.
+/// How long the server may go without reading from the connection.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A message and the stand-in address of the server that sent it.
@@ -30,7 +30,7 @@ pub(super) type Arrival = (SocketAddr, Bytes);
 #[derive(Debug)]
 pub(super) struct StreamConnection {
     messages: mpsc::Sender<Bytes>,
-    /// Memory shared by many messages, reused once they are written.
+    /// Memory shared by many messages and reused once they are written.
     storage: BytesMut,
 }
 
@@ -63,7 +63,7 @@ impl StreamConnection {
         Self { messages, storage: BytesMut::new() }
     }
 
-    /// Queues a message; an error once the connection has closed.
+    /// Queues a message. Fails once the connection has closed.
     pub(super) fn send(&mut self, message: &[u8]) -> io::Result<()> {
         if self.storage.capacity() < message.len() {
             self.storage.reserve(WRITE_BYTES.max(message.len()));
@@ -167,7 +167,7 @@ async fn forward(
             break;
         }
     }
-    // The reading or the writing end reports the reason.
+    // `read` or `write` reports the reason.
     std::future::pending().await
 }
 
@@ -182,7 +182,7 @@ async fn read(
             Ok(None) => return Err("the server has closed it".into()),
             Err(error) => return Err(error.to_string()),
         };
-        // Without room the connection waits, and so does the server's end.
+        // While there is no room, nothing is read from the connection, so the server has to wait.
         if arrivals.send((from, message)).await.is_err() {
             // The socket is gone; its queued messages are sent first.
             std::future::pending::<()>().await;
@@ -193,7 +193,7 @@ async fn read(
 async fn write(mut writer: FrameWriter, mut queue: mpsc::Receiver<Bytes>) -> Result<(), String> {
     while let Some(message) = queue.recv().await {
         writer.push(&message);
-        // Messages that already wait go with it: one call, and one TLS record, for many packets.
+        // Messages already waiting are sent with it: one call and one TLS record for many packets.
         while writer.waiting() < WRITE_BYTES
             && let Ok(message) = queue.try_recv()
         {

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::peer::gathering::GatheringMonitor;
 
-/// Received messages that may wait for the crate.
+/// Maximum number of received messages waiting for the crate.
 const ARRIVALS: usize = 1024;
 
 /// A UDP socket and the stream connections of its local address.
@@ -33,7 +33,7 @@ pub(in crate::peer) struct StreamSocket {
     connections: Mutex<HashMap<SocketAddr, StreamConnection>>,
     arrivals: mpsc::Sender<Arrival>,
     arrived: Mutex<mpsc::Receiver<Arrival>>,
-    /// Which of the two is polled first, to be fair when both have data.
+    /// Whether UDP is polled first; alternates, to be fair when both have data.
     udp_first: AtomicBool,
 }
 
@@ -134,7 +134,8 @@ impl AsyncUdpSocket for StreamSocket {
         if let Poll::Ready(received) = self.inner.poll_recv(cx, bufs, meta) {
             return Poll::Ready(received);
         }
-        // It was polled in this call already, so it has the waker; polling again costs little.
+        // If `poll_arrived` was already polled in this call, it has the waker; polling again costs
+        // little.
         self.poll_arrived(cx, bufs, meta).map(Ok)
     }
 
