@@ -46,14 +46,14 @@ impl Peer {
     }
 
     /// Whether ICE can restart on this connection with the networks available now. It cannot if mDNS was in use and
-    /// no longer works: after a move from a network with IPv4 to one without.
+    /// no longer works, as after a move from a network with IPv4 to one without.
     #[must_use]
     pub fn can_restart(&self) -> bool {
         !self.with_mdns || multicast_works()
     }
 
-    /// Restarts ICE on this connection (RFC 8445 §9): an offer with new credentials, new sockets on the addresses
-    /// this machine has now, and `ice_servers`. Media sent in the meantime is repaired.
+    /// Restarts ICE on this connection (RFC 8445 §9): creates an offer with new credentials, new sockets on the
+    /// addresses this machine has now, and `ice_servers`. Media lost during the restart is repaired.
     ///
     /// # Errors
     /// [`PeerError::Crate`].
@@ -81,9 +81,8 @@ impl Peer {
 
     /// Accepts an offer and returns the answer.
     ///
-    /// # Errors
-    /// [`PeerError::NoH264`] if the offer has no H.264 video, [`PeerError::NotTaken`] if it has but cannot be
-    /// accepted, [`PeerError::Crate`] if it cannot be read.
+    /// # Errors [`PeerError::NoH264`] if the offer has no H.264 video, [`PeerError::NotTaken`] if its video cannot
+    /// be accepted, [`PeerError::Crate`] if it cannot be read.
     pub async fn accept_offer(&self, offer: String) -> Result<String, PeerError> {
         self.unless_stopped(self.answer_to(offer)).await
     }
@@ -225,7 +224,7 @@ impl Peer {
     async fn add_or_keep(&self, init: RTCIceCandidateInit) {
         let mut early = self.remote_described.lock().await;
         if self.connection.remote_description().await.is_none() {
-            // A few hundred are plenty; excess candidates are discarded.
+            // A few hundred suffice; excess candidates are discarded.
             if early.len() < 256 && init.candidate.len() <= MAX_BYTES {
                 early.push(init);
             }

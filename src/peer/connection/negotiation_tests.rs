@@ -1,4 +1,4 @@
-//! Remote descriptions and candidates against a real peer connection on loopback.
+//! Tests remote descriptions and candidates with a real peer connection on loopback.
 
 use std::{
     fmt::Write as _,
@@ -21,7 +21,7 @@ use crate::{
 /// Number of candidates in the attack.
 const ADDRESSES: usize = 600;
 
-/// Long enough for every pair to be checked many times: the crate does so every 25 ms.
+/// Long enough for every pair to be checked many times: the crate sends a check every 25 ms.
 const WATCHED: Duration = Duration::from_millis(800);
 
 fn config(role: PeerRole) -> PeerConfig {
@@ -79,14 +79,14 @@ async fn the_answer_hints_the_phones_estimate() {
     let rate = PeerConfig { phone_bitrate: RateSetting::Rate(7_000_000), ..receiver.clone() };
     let format = answered(rate, offer(23, "")).await;
     assert!(format.ends_with(&hinted(7000)), "{format}");
-    // What one connection measured is where the next one starts.
+    // The next connection starts at the rate that the last one measured.
     receiver.phone_path.arrived(85, &at_5_mbit());
     let format = answered(receiver.clone(), offer(24, "")).await;
     let start = receiver.phone_path.rate().unwrap() / 3000;
     assert!(format.ends_with(&hinted(start)), "{format}");
 }
 
-/// REMB and the send times that it needs are accepted where the phone offers them, but not with `--phone-bitrate off`.
+/// REMB and the send times that it needs are accepted if the phone offers them, but not with `--phone-bitrate off`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_answer_accepts_estimates_of_the_path() {
     let lines = format!("a=rtcp-fb:102 goog-remb\r\na=extmap:2 {ABS_SEND_TIME_URI}\r\n");
@@ -107,7 +107,7 @@ fn at_5_mbit() -> Delivery {
 
 /// A renegotiation does not make the phone restart its estimate.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_hints_of_a_connection_stay() {
+async fn the_hints_of_a_connection_do_not_change() {
     let receiver = config(PeerRole::Receiver);
     let (peer, _events) = Peer::new(receiver.clone()).await.unwrap();
     let first = peer.accept_offer(offer(25, "")).await.unwrap();
@@ -244,7 +244,7 @@ async fn the_answer_states_the_dtls_role() {
     }
 }
 
-/// Each form occurs in an issue report or in a stack in `tests/it/data/descriptions`.
+/// Each form occurs in an issue report or in a description in `tests/it/data/descriptions`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_forms_of_an_offer_connect() {
     let without = |sdp: &str, names: &[&str]| -> String {

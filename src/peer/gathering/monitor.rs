@@ -1,4 +1,4 @@
-//! The part of gathering that a peer connection's sockets and the peer share: a [`ServerLog`] with a clock.
+//! The state of gathering that the peer shares with its sockets: a [`ServerLog`] with a clock.
 
 use std::{
     fmt,
@@ -25,7 +25,7 @@ use crate::{
     stun::{message::MAGIC_COOKIE, stream::DialError},
 };
 
-/// When an unanswered Binding request is retransmitted: 60 and 160 ms after the first time.
+/// Pauses before an unanswered Binding request is retransmitted: 60 and 160 ms after it was first sent.
 const RETRANSMIT_AFTER: [Duration; 2] = [Duration::from_millis(60), Duration::from_millis(100)];
 
 /// A [`ServerLog`] with a clock. Once nothing more is awaited, a packet costs one relaxed load.
@@ -33,11 +33,11 @@ pub(in crate::peer) struct GatheringMonitor {
     started: Instant,
     active: AtomicBool,
     log: Mutex<ServerLog>,
-    /// When monitoring ends at the latest, once that is known.
+    /// The latest time at which monitoring ends, once it is known.
     end: Mutex<Option<Duration>>,
     changed: Notify,
     losses: mpsc::UnboundedSender<ServerFailure>,
-    /// Checks that the sockets do not pass yet.
+    /// Checks that the sockets hold back.
     pub(in crate::peer) early_checks: EarlyChecks,
 }
 
@@ -48,8 +48,8 @@ impl fmt::Debug for GatheringMonitor {
 }
 
 impl GatheringMonitor {
-    /// Starts monitoring if there is a server to monitor. Allocations that are lost later come out of the receiver.
-    /// `holds`: hold back checks from addresses that have not been signaled.
+    /// Starts monitoring if there is a server to monitor. The receiver yields allocations that are lost later.
+    /// `holds` is whether to hold back checks from addresses that have not been signaled.
     pub(in crate::peer) fn new(
         servers: &[IceServer],
         streams: &StreamServers,
@@ -128,7 +128,7 @@ impl GatheringMonitor {
         self.changed.notify_one();
     }
 
-    /// A server cannot be connected to, or no longer.
+    /// A connection to a server could not be established, or it has ended.
     pub(in crate::peer) fn connection_failed(
         &self,
         local: SocketAddr,
@@ -174,7 +174,7 @@ impl GatheringMonitor {
         }
     }
 
-    /// Reports each server that fails, as soon as it is known, until nothing more is awaited.
+    /// Reports each failed server as soon as its failure is known, until nothing more is awaited.
     pub(in crate::peer) async fn follow(&self, mut report: impl FnMut(ServerFailure)) {
         while self.is_active() {
             let now = self.now();
@@ -216,8 +216,9 @@ fn is_relevant(datagram: &[u8]) -> bool {
         && cookie.starts_with(&MAGIC_COOKIE.to_be_bytes())
 }
 
-/// Retransmits a Binding request until it is answered. The `webrtc` crate first does so after 300 ms (`rtc-stun`
-/// 0.21.1, `client.rs:19`): by then a relayed pair can be nominated, for want of the server-reflexive candidate.
+/// Retransmits a Binding request until it is answered. The `webrtc` crate first retransmits after 300 ms
+/// (`rtc-stun` 0.21.1, `client.rs:19`): by then a relayed pair may have been nominated because the server-reflexive
+/// candidate is missing.
 async fn retransmit(
     monitor: Arc<GatheringMonitor>,
     socket: Weak<dyn AsyncUdpSocket>,
@@ -375,7 +376,11 @@ mod tests {
         monitor.received(&Builder::new(Class::Success, method::BINDING, [1; 12]).finish());
         send(&request(method::ALLOCATE, 2));
         all_retransmissions.await;
-        assert_eq!(inner.0.swap(0, Ordering::Relaxed), 2, "answered; may go over TCP");
+        assert_eq!(
+            inner.0.swap(0, Ordering::Relaxed),
+            2,
+            "the Binding request was answered, and the Allocate request may use TCP"
+        );
         send(&request(method::BINDING, 3));
         while inner.0.load(Ordering::Relaxed) < 3 {
             sleep(Duration::from_millis(5)).await;

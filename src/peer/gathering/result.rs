@@ -1,4 +1,4 @@
-//! The outcome for a server; for one that failed: code, text and remedy.
+//! The outcome for a server, with code, text and remedy if it failed.
 
 use std::{
     net::SocketAddr,
@@ -20,31 +20,31 @@ use crate::{
 pub struct GatherResult {
     /// URL of the server, as configured.
     pub url: String,
-    /// The username that goes with it.
+    /// The username configured for the server.
     pub username: Option<String>,
     /// The outcome so far.
     pub outcome: GatherOutcome,
-    /// When the first request was sent, since the construction of the peer connection.
+    /// Time from the construction of the peer connection to the first request.
     pub first_request: Option<Duration>,
-    /// From the first request to the decisive answer.
+    /// Time from the first request to the decisive answer.
     pub took: Option<Duration>,
 }
 
 /// The outcome for a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GatherOutcome {
-    /// Its name has no address, or not yet; the reason.
+    /// Its name has not been resolved; the reason.
     Unresolved(String),
     /// No request was sent: the ICE policy excludes it, or no local address is of its family.
     Unused,
     /// No request was sent: its URL is malformed or of an unsupported kind (`stuns:`, TURN over DTLS), or it has no
     /// credentials; the reason.
     Unusable(String),
-    /// TURN over TCP or TLS: no connection, or it closed before the answer; the reason.
+    /// TURN over TCP or TLS: the connection failed, or it closed before the answer; the reason.
     NotConnected(DialError),
     /// No request could be sent; the reason.
     Unreachable(String),
-    /// A request was sent, but no answer arrived, or not yet.
+    /// A request was sent, but no answer has arrived.
     Silent {
         /// Requests without an answer, including retransmissions.
         requests: u32,
@@ -55,7 +55,7 @@ pub enum GatherOutcome {
     Allocated {
         /// XOR-RELAYED-ADDRESS.
         relayed: SocketAddr,
-        /// LIFETIME.
+        /// The granted LIFETIME.
         lifetime: Duration,
     },
     /// An error answer other than the challenge to every first Allocate request.
@@ -68,7 +68,7 @@ pub enum GatherOutcome {
 }
 
 impl GatherResult {
-    /// Code and text of the failure for `PeerEvent::CandidateError`; `None` if the server granted the request, or
+    /// Code and text of the failure for `PeerEvent::CandidateError`; `None` if the server granted the request or
     /// received none.
     #[must_use]
     pub fn failure(&self) -> Option<(u16, String)> {
@@ -148,7 +148,7 @@ impl GatherResult {
             }
             GatherOutcome::Unusable(_) => {
                 "write stun:HOST[:PORT], turn:HOST[:PORT][?transport=udp|tcp] or turns:HOST[:PORT], \
-                 a TURN server with username and credential"
+                 and give a TURN server a username and a credential"
                     .into()
             }
             GatherOutcome::Unresolved(_) => {
@@ -157,7 +157,8 @@ impl GatherResult {
             GatherOutcome::Unreachable(_) => "check this machine's network and routes".into(),
             GatherOutcome::NotConnected(error) => error.remedy(),
             GatherOutcome::Silent { .. } if self.is_stream() => {
-                "the server accepts the connection but does not answer: check its log, and that it is a TURN server"
+                "check the server's log and that it is a TURN server: it accepts the connection \
+                 but does not answer"
                     .into()
             }
             GatherOutcome::Silent { .. } => {
@@ -195,35 +196,48 @@ pub fn refusal_remedy(
     clock_skew: Option<f64>,
 ) -> String {
     match code {
-        300 => "the server redirects its clients: use the URL of the other server",
-        400 | 420 => "check its log, and that it is a STUN or TURN server (RFC 8489 and 8656)",
+        300 => "use the URL of the other server, to which this one redirects its clients",
+        400 | 420 => {
+            "check the server's log and that it is a STUN or TURN server (RFC 8489 and 8656)"
+        }
         401 => return login_remedy(username, now, clock_skew),
         403 => "check which users and addresses the server allows",
-        437 => "the server still holds an older allocation for this address: try again in 10 min",
-        438 => "the server expires its nonces immediately: check that it is a single server, not several behind one address",
-        440 | 443 => "the server relays a different address family: check --network and its relay addresses",
-        441 => "the allocation belongs to another username: use a single username for each server",
-        442 => "the server does not relay UDP: check its configuration",
-        486 => "this user has reached the server's allocation limit: close other connections or raise the server's quota",
-        508 => "the server has no free relay port: close other connections or raise its port range or capacity",
+        437 => "try again in 10 min: the server still holds an older allocation for this address",
+        438 => {
+            "check that this is a single server, not several behind one address: it expires its \
+             nonces immediately"
+        }
+        440 | 443 => {
+            "check --network and the server's relay addresses: their address families differ"
+        }
+        441 => "use a single username for each server: the allocation belongs to another one",
+        442 => "check the server's configuration: it does not relay UDP",
+        486 => {
+            "close other connections or raise the server's quota: this user has reached its \
+             allocation limit"
+        }
+        508 => {
+            "close other connections or raise the server's port range or capacity: it has no free \
+             relay port"
+        }
         UNREACHABLE => "check that it is a STUN or TURN server (RFC 8489 and 8656)",
-        500..=599 => "the server failed: check its log and try again",
+        500..=599 => "check the server's log and try again: the server failed",
         _ => "check the server's log",
     }
     .into()
 }
 
-/// 401 to a request with or without credentials. The username of TURN REST credentials starts with their expiry,
-/// seconds since 1970 (draft-uberti-behave-turn-rest-00 §2.2).
+/// The remedy for 401 in answer to a request with or without credentials. The username of TURN REST credentials
+/// starts with their expiry, in seconds since 1970 (draft-uberti-behave-turn-rest-00 §2.2).
 fn login_remedy(username: Option<&str>, now: SystemTime, clock_skew: Option<f64>) -> String {
     let skew = clock_skew.map(clock_skew_words);
     let Some(username) = username.filter(|name| !name.is_empty()) else {
-        return "the server requires credentials: give --turn-username with --turn-credential, or \
-                --turn-secret"
+        return "give --turn-username with --turn-credential, or --turn-secret: the server \
+                requires credentials"
             .into();
     };
     let Some(expiry) = expiry(username) else {
-        return "the username or the password differs from the server's".into();
+        return "check the username and the password: one of them differs from the server's".into();
     };
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let ago = now.saturating_sub(Duration::from_secs(expiry));
@@ -231,12 +245,16 @@ fn login_remedy(username: Option<&str>, now: SystemTime, clock_skew: Option<f64>
         let clock = skew.unwrap_or_else(|| "this machine's clock is wrong".into());
         let ago = rough_duration(ago.as_secs_f64());
         return format!(
-            "the credential expired {ago} ago: the token response is too old, or {clock}"
+            "get a new credential: it expired {ago} ago because the token response is too old or \
+             {clock}"
         );
     }
     match skew {
-        Some(skew) => format!("the secret or the password differs from the server's, or {skew}"),
-        None => "the secret or the password differs from the server's, or the clocks do".into(),
+        Some(skew) => {
+            format!("check the secret or password: it differs from the server's, or {skew}")
+        }
+        None => "check the secret or password and the clock: one of them differs from the server's"
+            .into(),
     }
 }
 
@@ -249,7 +267,7 @@ mod tests {
         let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let remedy = |name: Option<&str>, skew| refusal_remedy(401, name, now, skew);
         let good = Some("1700000600:phone");
-        assert!(remedy(good, None).ends_with("or the clocks do"));
+        assert!(remedy(good, None).contains("password and the clock"));
         let skewed = remedy(good, Some(-420.0));
         assert!(skewed.contains("secret") && skewed.contains("7 min behind"), "{skewed}");
         let expired = remedy(Some("1699999760:phone"), None);

@@ -1,4 +1,4 @@
-//! The server log against hand-made datagrams.
+//! Tests the server log with hand-made datagrams.
 
 use super::*;
 use crate::stun::{message::Builder, stream::Trust};
@@ -80,7 +80,7 @@ fn request_allocation(log: &mut ServerLog, from: u64, id: u8) {
     assert!(log.sent(at(from + 10), local(), server(), &again, None));
 }
 
-/// TURN over TCP waits until UDP has had its chance, and that wait does not count as the server's.
+/// TURN over TCP is delayed in favor of UDP, and this delay does not count as the server's.
 #[test]
 fn a_deferred_connection_is_timed_from_its_start() {
     let mut log = resolved(&[TURN]);
@@ -141,7 +141,7 @@ fn other_errors_need_no_login() {
         log.received(at(9), &refusal(method::ALLOCATE, 1, code));
         assert_eq!(log.failures(at(9))[0].code, code);
     }
-    // A 401 without realm and nonce leaves nothing to log in with.
+    // A 401 without realm and nonce cannot be answered with credentials.
     let mut log = resolved(&[TURN]);
     log.sent(at(0), local(), server(), &request(method::ALLOCATE, 1, None), None);
     let bare = Builder::new(Class::Error, method::ALLOCATE, [1; 12]).error(401, "").finish();
@@ -200,7 +200,7 @@ fn names_without_an_address_are_reported_once_known() {
 fn unusable_servers_are_reported_with_the_reason() {
     let urls = ["turn://t:3478", "TURNS:t?transport=UDP", "turn:t/path", "stun:2001:db8::1", ""];
     let mut log = log(&urls);
-    assert!(log.is_empty(), "nothing is awaited of them");
+    assert!(log.is_empty(), "no answer is awaited");
     let reasons = ["slashes", "DTLS", "path", "brackets", "scheme"];
     let failures = log.failures(at(0));
     assert_eq!(failures.len(), urls.len());
@@ -282,7 +282,7 @@ fn ipv6_literals_get_brackets() {
 
 const TLS: &str = "turns:ice.example";
 
-/// A log with a server behind a stand-in.
+/// A log with a server behind a stand-in address.
 fn over_tls() -> (ServerLog, SocketAddr) {
     let mut log = log(&[TLS]);
     let (name, stand_in) = ("relay-1.invalid:5349", "240.0.0.1:5349".parse().unwrap());
@@ -334,5 +334,8 @@ fn the_loss_of_an_allocation_is_reported() {
     let lost = log.connection_failed(at(3), local(), stand_in, ended()).unwrap();
     assert_eq!(lost.url, TLS);
     assert!(lost.text.contains("its relayed address is lost"), "{}", lost.text);
-    assert!(matches!(outcomes(&log)[..], [GatherOutcome::Allocated { .. }]), "it was there");
+    assert!(
+        matches!(outcomes(&log)[..], [GatherOutcome::Allocated { .. }]),
+        "it had been allocated"
+    );
 }

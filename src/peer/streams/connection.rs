@@ -179,7 +179,7 @@ async fn read(
     loop {
         let message = match reader.next().await {
             Ok(Some(message)) => message,
-            Ok(None) => return Err("the server has closed it".into()),
+            Ok(None) => return Err("the server closed it".into()),
             Err(error) => return Err(error.to_string()),
         };
         // While there is no room, nothing is read from the connection, so the server has to wait.
