@@ -1,13 +1,13 @@
-//! Behaviour of the NAT in front of this machine (RFC 4787), found out by asking STUN servers (RFC 5780):
-//! mapping (§4.3), filtering (§4.4), hairpinning (§4.5), and which ports it gives.
+//! Discovers the behaviour of the NAT in front of this machine (RFC 4787) with the help of STUN servers
+//! (RFC 5780): mapping (§4.3), filtering (§4.4), hairpinning (§4.5), and port allocation.
 //!
-//! [`Discovery`] has neither sockets nor a clock: datagrams and times are passed in, and it says what to
-//! send from which of its sockets. Each test uses a socket of its own where another test would spoil the
-//! state of the NAT. Requests are repeated, so that single lost packets do not change what is found.
+//! [`Discovery`] has neither sockets nor a clock: datagrams and times are passed in, and it returns the
+//! datagrams to send from each of its sockets. Each test uses its own socket if another test would affect
+//! the state of the NAT. Requests are repeated, so that single lost packets do not change the findings.
 //!
-//! - [`judge`]: from what was seen to what it means
-//! - [`lifetime`]: how long a binding lives without traffic (§4.6)
-//! - [`driver`]: real sockets and time
+//! - [`judge`]: draws conclusions from the observations
+//! - [`lifetime`]: the lifetime of a binding without traffic (§4.6)
+//! - [`driver`]: real sockets and a clock
 
 pub mod driver;
 mod exchange;
@@ -25,42 +25,42 @@ pub use judge::{Bounds, FilteringTest, Findings, Observed, Round};
 
 use super::message::{ChangeRequest, Class, Message, TransactionId, attr, method};
 
-/// Sockets that look at the ports the NAT gives, one after the other.
+/// Number of sockets of the port test, which are used one after the other.
 const PORT_SOCKETS: usize = 5;
 
 /// The socket of the mapping test.
 const MAPPING: usize = 0;
 
-/// The socket of the filtering test: it never sends anywhere but to the server's first address.
+/// The socket of the filtering test, which sends only to the server's first address.
 const FILTERING: usize = 1;
 
-/// The two sockets that try to reach each other.
+/// The two sockets of the hairpinning test, which try to reach each other.
 const HAIRPIN: [usize; 2] = [2, 3];
 
-/// The first of the sockets that look at ports.
+/// The first socket of the port test.
 const PORTS: usize = 4;
 
-/// How many sockets a discovery uses at most; they are numbered from 0.
+/// The maximum number of sockets of a discovery; they are numbered from 0.
 pub const SOCKETS: usize = PORTS + PORT_SOCKETS;
 
 /// A datagram to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transmit {
-    /// From this socket, below [`SOCKETS`].
+    /// The socket to send from, below [`SOCKETS`].
     pub socket: usize,
-    /// To there.
+    /// The destination.
     pub to: SocketAddr,
-    /// This.
+    /// The content of the datagram.
     pub datagram: Vec<u8>,
 }
 
-/// Finds out how the NAT behaves.
+/// Discovers how the NAT behaves.
 #[derive(Debug)]
 pub struct Discovery {
     exchanges: Vec<Exchange>,
-    /// The server that has another address, and that address.
+    /// A server with another address, and that address.
     other: Option<(SocketAddr, SocketAddr)>,
-    /// A server that answered: the other tests ask it.
+    /// A server that answered, which the other tests use.
     reference: Option<SocketAddr>,
     mapped: [Option<SocketAddr>; 2],
     hairpinned: Option<bool>,
@@ -70,8 +70,8 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    /// A discovery that asks these servers, each address once. `id` makes the transaction ids of this
-    /// discovery differ from those of others: a random number.
+    /// A discovery that uses these servers, each address once. `id` is a random number that makes the
+    /// transaction ids of this discovery differ from those of others.
     #[must_use]
     pub fn new(servers: &[SocketAddr], id: u32, now: Instant) -> Self {
         let mut discovery = Self {
@@ -112,25 +112,25 @@ impl Discovery {
         self.locals[socket] = Some(local);
     }
 
-    /// The next datagram that is due; `None` when none is.
+    /// The next datagram that is due, if any.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
         self.exchanges.iter_mut().find_map(|exchange| exchange.transmit(now))
     }
 
-    /// When something is due again; `None` when all is done.
+    /// The time of the next timeout; `None` if the discovery is done.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.exchanges.iter().filter_map(Exchange::due).min()
     }
 
-    /// Gives up what has waited too long, and goes on with what depends on it.
+    /// Times out requests that have waited too long, and continues with the tests that depend on them.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let given_up: Vec<Purpose> = self
+        let timed_out: Vec<Purpose> = self
             .exchanges
             .iter_mut()
             .filter_map(|exchange| exchange.give_up(now).then_some(exchange.purpose))
             .collect();
-        for purpose in given_up {
+        for purpose in timed_out {
             if let Purpose::Port(index) = purpose {
                 self.ask_next_port(index, now);
             }
@@ -143,7 +143,7 @@ impl Discovery {
         self.poll_timeout().is_none()
     }
 
-    /// Takes a datagram that came to one of the sockets.
+    /// Handles a datagram that arrived at one of the sockets.
     pub fn handle_datagram(
         &mut self,
         now: Instant,
@@ -184,7 +184,7 @@ impl Discovery {
     ) {
         match purpose {
             Purpose::Mapping => {
-                self.look_at_the_rest(to, now);
+                self.start_other_tests(to, now);
                 let other = message.plain_address(attr::OTHER_ADDRESS);
                 if let Some(other) = other.filter(|other| is_usable(to, *other)) {
                     self.use_other(to, other, now);
@@ -210,8 +210,8 @@ impl Discovery {
         }
     }
 
-    /// What any server is good for: ports and hairpinning.
-    fn look_at_the_rest(&mut self, server: SocketAddr, now: Instant) {
+    /// Starts the tests that work with any server: ports and hairpinning.
+    fn start_other_tests(&mut self, server: SocketAddr, now: Instant) {
         if self.reference.is_some() {
             return;
         }
@@ -222,7 +222,7 @@ impl Discovery {
         self.ask(Purpose::Port(0), PORTS, server, None, now);
     }
 
-    /// What only a server with another address is good for (RFC 5780 §4.3, §4.4).
+    /// Starts the tests that require a server with another address (RFC 5780 §4.3, §4.4).
     fn use_other(&mut self, server: SocketAddr, other: SocketAddr, now: Instant) {
         if self.other.is_some() {
             return;
@@ -260,7 +260,7 @@ impl Discovery {
         self.exchanges.iter_mut().filter(asked).for_each(Exchange::end);
     }
 
-    /// What was found, so far.
+    /// The findings so far.
     #[must_use]
     pub fn findings(&self) -> Findings {
         let seen = |wanted: fn(Purpose) -> bool| {
@@ -279,7 +279,7 @@ impl Discovery {
                 .map_or(Round::NotMade, Exchange::round)
         };
         let other_answers =
-            self.other.is_some_and(|(_, other)| observed.iter().any(|one| one.server == other));
+            self.other.is_some_and(|(_, other)| observed.iter().any(|seen| seen.server == other));
         let test = FilteringTest {
             other: self.other,
             other_answers,
@@ -293,7 +293,8 @@ impl Discovery {
     }
 }
 
-/// Whether a server's other address can be one: another address of the same family, and another port.
+/// Whether a server's other address is usable: it must differ in address and port and be of the same
+/// family.
 fn is_usable(server: SocketAddr, other: SocketAddr) -> bool {
     other.is_ipv4() == server.is_ipv4()
         && other.ip() != server.ip()

@@ -1,5 +1,5 @@
-//! STUN messages (RFC 8489 §5, §14) and the TURN attributes of RFC 8656 §18: reading without a copy,
-//! writing into one buffer, MESSAGE-INTEGRITY (HMAC-SHA1) and FINGERPRINT.
+//! STUN messages (RFC 8489 §5, §14) with the TURN attributes of RFC 8656 §18: zero-copy reading, writing into
+//! one buffer, MESSAGE-INTEGRITY (HMAC-SHA1) and FINGERPRINT.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -13,100 +13,100 @@ pub const MAGIC_COOKIE: u32 = 0x2112_A442;
 /// Length of the STUN header, bytes.
 pub const HEADER_BYTES: usize = 20;
 
-/// Transaction id: ties an answer to its request.
+/// Transaction id, which matches an answer to its request.
 pub type TransactionId = [u8; 12];
 
 /// Message methods (RFC 8489 §18.2, RFC 8656 §17).
 pub mod method {
-    /// Binding.
+    /// Binding: asks for the sender's address, or checks connectivity.
     pub const BINDING: u16 = 0x001;
-    /// Allocate.
+    /// Allocate: creates an allocation.
     pub const ALLOCATE: u16 = 0x003;
-    /// Refresh.
+    /// Refresh: extends or ends an allocation.
     pub const REFRESH: u16 = 0x004;
-    /// Send, an indication.
+    /// Send: an indication with data for a peer.
     pub const SEND: u16 = 0x006;
-    /// Data, an indication.
+    /// Data: an indication with data from a peer.
     pub const DATA: u16 = 0x007;
-    /// `CreatePermission`.
+    /// `CreatePermission`: permits peers.
     pub const CREATE_PERMISSION: u16 = 0x008;
-    /// `ChannelBind`.
+    /// `ChannelBind`: binds a channel to a peer.
     pub const CHANNEL_BIND: u16 = 0x009;
 }
 
-/// Attribute types (RFC 8489 §18.3, RFC 8656 §18). Below 0x8000 they must be understood.
+/// Attribute types (RFC 8489 §18.3, RFC 8656 §18). Those below 0x8000 must be understood.
 pub mod attr {
-    /// MAPPED-ADDRESS, of servers that know no XOR-MAPPED-ADDRESS
+    /// MAPPED-ADDRESS (RFC 8489 §14.1), from servers without XOR-MAPPED-ADDRESS.
     pub const MAPPED_ADDRESS: u16 = 0x0001;
-    /// CHANGE-REQUEST (RFC 5780 §7.2)
+    /// CHANGE-REQUEST (RFC 5780 §7.2).
     pub const CHANGE_REQUEST: u16 = 0x0003;
-    /// USERNAME
+    /// USERNAME (RFC 8489 §14.3).
     pub const USERNAME: u16 = 0x0006;
-    /// MESSAGE-INTEGRITY
+    /// MESSAGE-INTEGRITY (RFC 8489 §14.5).
     pub const MESSAGE_INTEGRITY: u16 = 0x0008;
-    /// ERROR-CODE
+    /// ERROR-CODE (RFC 8489 §14.8).
     pub const ERROR_CODE: u16 = 0x0009;
-    /// UNKNOWN-ATTRIBUTES
+    /// UNKNOWN-ATTRIBUTES (RFC 8489 §14.13).
     pub const UNKNOWN_ATTRIBUTES: u16 = 0x000A;
-    /// CHANNEL-NUMBER
+    /// CHANNEL-NUMBER (RFC 8656 §18.1).
     pub const CHANNEL_NUMBER: u16 = 0x000C;
-    /// LIFETIME
+    /// LIFETIME (RFC 8656 §18.2).
     pub const LIFETIME: u16 = 0x000D;
-    /// XOR-PEER-ADDRESS
+    /// XOR-PEER-ADDRESS (RFC 8656 §18.3).
     pub const XOR_PEER_ADDRESS: u16 = 0x0012;
-    /// DATA
+    /// DATA (RFC 8656 §18.4).
     pub const DATA: u16 = 0x0013;
-    /// REALM
+    /// REALM (RFC 8489 §14.9).
     pub const REALM: u16 = 0x0014;
-    /// NONCE
+    /// NONCE (RFC 8489 §14.10).
     pub const NONCE: u16 = 0x0015;
-    /// XOR-RELAYED-ADDRESS
+    /// XOR-RELAYED-ADDRESS (RFC 8656 §18.5).
     pub const XOR_RELAYED_ADDRESS: u16 = 0x0016;
-    /// REQUESTED-ADDRESS-FAMILY
+    /// REQUESTED-ADDRESS-FAMILY (RFC 8656 §18.6).
     pub const REQUESTED_ADDRESS_FAMILY: u16 = 0x0017;
-    /// EVEN-PORT
+    /// EVEN-PORT (RFC 8656 §18.7).
     pub const EVEN_PORT: u16 = 0x0018;
-    /// REQUESTED-TRANSPORT
+    /// REQUESTED-TRANSPORT (RFC 8656 §18.8).
     pub const REQUESTED_TRANSPORT: u16 = 0x0019;
-    /// MESSAGE-INTEGRITY-SHA256
+    /// MESSAGE-INTEGRITY-SHA256 (RFC 8489 §14.6).
     pub const MESSAGE_INTEGRITY_SHA256: u16 = 0x001C;
-    /// XOR-MAPPED-ADDRESS
+    /// XOR-MAPPED-ADDRESS (RFC 8489 §14.2).
     pub const XOR_MAPPED_ADDRESS: u16 = 0x0020;
-    /// RESERVATION-TOKEN
+    /// RESERVATION-TOKEN (RFC 8656 §18.10).
     pub const RESERVATION_TOKEN: u16 = 0x0022;
-    /// PRIORITY (RFC 8445)
+    /// PRIORITY (RFC 8445 §16.1).
     pub const PRIORITY: u16 = 0x0024;
-    /// USE-CANDIDATE (RFC 8445)
+    /// USE-CANDIDATE (RFC 8445 §16.1).
     pub const USE_CANDIDATE: u16 = 0x0025;
-    /// RESPONSE-PORT (RFC 5780 §7.5)
+    /// RESPONSE-PORT (RFC 5780 §7.5).
     pub const RESPONSE_PORT: u16 = 0x0027;
-    /// FINGERPRINT
+    /// FINGERPRINT (RFC 8489 §14.7).
     pub const FINGERPRINT: u16 = 0x8028;
-    /// RESPONSE-ORIGIN (RFC 5780 §7.3)
+    /// RESPONSE-ORIGIN (RFC 5780 §7.3).
     pub const RESPONSE_ORIGIN: u16 = 0x802B;
-    /// OTHER-ADDRESS (RFC 5780 §7.4)
+    /// OTHER-ADDRESS (RFC 5780 §7.4).
     pub const OTHER_ADDRESS: u16 = 0x802C;
 }
 
 /// Message class (RFC 8489 §5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// Wants an answer.
+    /// A message that requires an answer.
     Request,
-    /// Wants none.
+    /// A message without an answer.
     Indication,
-    /// Answer: done.
+    /// The answer to a request that succeeded.
     Success,
-    /// Answer: refused.
+    /// The answer to a request that failed.
     Error,
 }
 
-/// CHANGE-REQUEST (RFC 5780 §7.2): from where the answer shall come.
+/// CHANGE-REQUEST (RFC 5780 §7.2): selects the socket that sends the answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct ChangeRequest {
-    /// From the server's other IP address.
+    /// Whether to answer from the server's other IP address.
     pub ip: bool,
-    /// From its other port.
+    /// Whether to answer from the server's other port.
     pub port: bool,
 }
 
@@ -116,11 +116,11 @@ const CHANGE_PORT: u32 = 0x2;
 /// A STUN message, read from one datagram or one TCP frame.
 #[derive(Debug, Clone, Copy)]
 pub struct Message<'a> {
-    /// Its class.
+    /// Whether it is a request, an indication or an answer.
     pub class: Class,
     /// Its method, one of [`method`].
     pub method: u16,
-    /// Its transaction.
+    /// The id shared by a request and its answer.
     pub transaction: TransactionId,
     raw: &'a [u8],
 }
@@ -132,13 +132,12 @@ pub struct Attribute<'a> {
     pub kind: u16,
     /// Its value without padding.
     pub value: &'a [u8],
-    /// Where the attribute starts in the message, bytes.
+    /// Offset of the attribute in the message, bytes.
     pub offset: usize,
 }
 
 impl<'a> Message<'a> {
-    /// Reads a message. `None` when it is not STUN, its lengths do not fit, or its FINGERPRINT is
-    /// wrong.
+    /// Reads a message. `None` if it is not STUN, its lengths are inconsistent, or its FINGERPRINT is wrong.
     #[must_use]
     pub fn parse(raw: &'a [u8]) -> Option<Self> {
         let kind = read_u16(raw, 0)?;
@@ -186,7 +185,7 @@ impl<'a> Message<'a> {
         })
     }
 
-    /// The attributes that count: those after MESSAGE-INTEGRITY or MESSAGE-INTEGRITY-SHA256 are ignored
+    /// The attributes, without those after MESSAGE-INTEGRITY or MESSAGE-INTEGRITY-SHA256, which must be ignored
     /// (RFC 8489 §14.5, §14.6).
     pub fn attributes(&self) -> impl Iterator<Item = Attribute<'a>> + use<'a> {
         let mut ended = false;
@@ -198,19 +197,19 @@ impl<'a> Message<'a> {
         })
     }
 
-    /// Whether it has a FINGERPRINT: then its answer has one, too (RFC 8489 §7.3).
+    /// Whether the message has a FINGERPRINT; if so, its answer must have one too (RFC 8489 §7.3).
     #[must_use]
     pub fn has_fingerprint(&self) -> bool {
         self.every_attribute().any(|attribute| attribute.kind == attr::FINGERPRINT)
     }
 
-    /// The value of the first attribute of that type.
+    /// The value of the first attribute of this type.
     #[must_use]
     pub fn get(&self, kind: u16) -> Option<&'a [u8]> {
         self.attributes().find(|a| a.kind == kind).map(|a| a.value)
     }
 
-    /// The value as text, when it is UTF-8.
+    /// The value as text, if it is UTF-8.
     #[must_use]
     pub fn text(&self, kind: u16) -> Option<&'a str> {
         std::str::from_utf8(self.get(kind)?).ok()
@@ -222,40 +221,40 @@ impl<'a> Message<'a> {
         read_u32(self.get(kind)?, 0)
     }
 
-    /// The first address of that XOR-…-ADDRESS type.
+    /// The first address of this XOR-…-ADDRESS type.
     #[must_use]
     pub fn address(&self, kind: u16) -> Option<SocketAddr> {
         read_xor_address(self.get(kind)?, &self.transaction)
     }
 
-    /// The first address of a type that is not put through XOR, such as OTHER-ADDRESS.
+    /// The first address of this type, which is not XOR-encoded, such as OTHER-ADDRESS.
     #[must_use]
     pub fn plain_address(&self, kind: u16) -> Option<SocketAddr> {
         read_plain_address(self.get(kind)?)
     }
 
-    /// Our address as the server sees it: XOR-MAPPED-ADDRESS, else MAPPED-ADDRESS.
+    /// Our address as the server sees it: XOR-MAPPED-ADDRESS or, without that, MAPPED-ADDRESS.
     #[must_use]
     pub fn mapped_address(&self) -> Option<SocketAddr> {
         self.address(attr::XOR_MAPPED_ADDRESS).or_else(|| self.plain_address(attr::MAPPED_ADDRESS))
     }
 
-    /// What CHANGE-REQUEST asks for: another address, another port (RFC 5780 §7.2).
+    /// The value of CHANGE-REQUEST (RFC 5780 §7.2).
     #[must_use]
     pub fn change_request(&self) -> Option<ChangeRequest> {
         let flags = self.number(attr::CHANGE_REQUEST)?;
         Some(ChangeRequest { ip: flags & CHANGE_IP != 0, port: flags & CHANGE_PORT != 0 })
     }
 
-    /// The code of ERROR-CODE.
+    /// The code in ERROR-CODE.
     #[must_use]
     pub fn error_code(&self) -> Option<u16> {
         let value = self.get(attr::ERROR_CODE)?;
         Some(u16::from(value.get(2)? & 7) * 100 + u16::from(*value.get(3)?))
     }
 
-    /// The reason phrase of ERROR-CODE, or the standard one when the server leaves it out. It comes from
-    /// the server as it is: escape it before it is shown.
+    /// The reason phrase in ERROR-CODE, or the standard one if the server omits it. It is unmodified text from
+    /// the server: escape it before displaying it.
     #[must_use]
     pub fn error_reason(&self) -> String {
         let words = self.get(attr::ERROR_CODE).and_then(|value| value.get(4..)).unwrap_or_default();
@@ -265,14 +264,14 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// Attributes that must be understood and are not among `known`, for a 420 answer.
+    /// The attributes that must be understood but are not in `known`, for a 420 answer.
     #[must_use]
     pub fn unknown(&self, known: &[u16]) -> Vec<u16> {
         self.attributes().map(|a| a.kind).filter(|k| *k < 0x8000 && !known.contains(k)).collect()
     }
 
-    /// This request as another transaction, authenticated with `key`, and as long as before. None when it has no
-    /// MESSAGE-INTEGRITY that `key` could make.
+    /// A copy of this request with another transaction id, authenticated with `key` and equally long. `None` if
+    /// the request has no MESSAGE-INTEGRITY, or if the copy's length differs.
     #[must_use]
     pub fn renewed(&self, transaction: TransactionId, key: &[u8]) -> Option<Vec<u8>> {
         let mut copy = Builder::new(self.class, self.method, transaction);
@@ -291,7 +290,7 @@ impl<'a> Message<'a> {
         copy.whole().filter(|copy| authenticated && copy.len() == self.raw.len())
     }
 
-    /// Whether MESSAGE-INTEGRITY is there and was made with `key`; compared in constant time.
+    /// Whether MESSAGE-INTEGRITY is present and was computed with `key`; compared in constant time.
     #[must_use]
     pub fn verify(&self, key: &[u8]) -> bool {
         let Some(integrity) = self.attributes().find(|a| a.kind == attr::MESSAGE_INTEGRITY) else {
@@ -317,7 +316,7 @@ pub fn read_xor_address(value: &[u8], transaction: &TransactionId) -> Option<Soc
     Some(SocketAddr::new(ip, port))
 }
 
-/// Reads an address that is not put through XOR (RFC 8489 §14.1).
+/// Reads an address that is not XOR-encoded (RFC 8489 §14.1).
 #[must_use]
 pub fn read_plain_address(value: &[u8]) -> Option<SocketAddr> {
     let port = read_u16(value, 2)?;
@@ -336,8 +335,8 @@ fn xor_mask(transaction: &TransactionId) -> u128 {
     u128::from_be_bytes(mask)
 }
 
-/// Writes one message. What it holds is always a whole one: an attribute that does not fit into what the
-/// 16-bit length fields can say is left out, never cut.
+/// Writes one message. It always holds a complete message: an attribute that exceeds the 16-bit length fields is
+/// omitted, never truncated.
 #[derive(Debug)]
 pub struct Builder {
     raw: Vec<u8>,
@@ -370,7 +369,7 @@ impl Builder {
         Self::new(class, request.method, request.transaction)
     }
 
-    /// Adds an attribute, unless the message gets too long with it: see [`Builder::whole`].
+    /// Adds an attribute unless it would make the message too long: see [`Builder::whole`].
     #[must_use]
     pub fn attribute(mut self, kind: u16, value: &[u8]) -> Self {
         let (Ok(length), Some(total)) = (u16::try_from(value.len()), self.length_with(value.len()))
@@ -386,12 +385,12 @@ impl Builder {
         self
     }
 
-    /// The header's length with one more attribute of so many bytes; none when it cannot say that.
+    /// The header's length field with one more attribute of this many bytes; none if it would overflow.
     fn length_with(&self, value: usize) -> Option<u16> {
         u16::try_from(self.raw.len() - HEADER_BYTES + 4 + padded(value)).ok()
     }
 
-    /// Adds an address in XOR form.
+    /// Adds an XOR-encoded address.
     #[must_use]
     pub fn address(self, kind: u16, address: SocketAddr) -> Self {
         let mut value = Vec::with_capacity(20);
@@ -405,7 +404,7 @@ impl Builder {
         self.attribute(kind, &value)
     }
 
-    /// Adds an address that is not put through XOR.
+    /// Adds an address that is not XOR-encoded.
     #[must_use]
     pub fn plain_address(self, kind: u16, address: SocketAddr) -> Self {
         let mut value = Vec::with_capacity(20);
@@ -452,27 +451,27 @@ impl Builder {
             self.left_out = true;
             return self;
         };
-        // It covers the length with itself.
+        // The CRC covers a length that includes the attribute itself.
         self.raw[2..4].copy_from_slice(&total.to_be_bytes());
         let crc = fingerprint(&self.raw);
         self.attribute(attr::FINGERPRINT, &crc.to_be_bytes())
     }
 
-    /// The message as bytes, for parts of known lengths.
+    /// The bytes of a message whose attributes have known lengths.
     #[must_use]
     pub fn finish(self) -> Vec<u8> {
         self.raw
     }
 
-    /// The message as bytes, for parts whose lengths others choose: none when one was left out.
+    /// The bytes of a message whose attributes may have any length; `None` if one was omitted.
     #[must_use]
     pub fn whole(self) -> Option<Vec<u8>> {
         (!self.left_out).then_some(self.raw)
     }
 }
 
-/// HMAC over everything before the attribute, with the header's length counting the attribute
-/// itself and nothing after it (RFC 8489 §14.5); none when that length cannot be.
+/// HMAC over everything before the attribute, with a header length that includes the attribute itself and
+/// nothing after it (RFC 8489 §14.5); none if that length would overflow.
 fn integrity_mac(before: &[u8], key: &[u8]) -> Option<Hmac<Sha1>> {
     let length = u16::try_from(before.len() - HEADER_BYTES + 24).ok()?;
     let mut mac = Hmac::<Sha1>::new_from_slice(key).expect("HMAC takes keys of any length");
@@ -482,7 +481,7 @@ fn integrity_mac(before: &[u8], key: &[u8]) -> Option<Hmac<Sha1>> {
     Some(mac)
 }
 
-/// The standard reason phrase of an error code (RFC 8489 §14.8, RFC 8656 §19), empty for another one.
+/// The standard reason phrase of an error code (RFC 8489 §14.8, RFC 8656 §19); empty for unknown codes.
 #[must_use]
 pub const fn reason_phrase(code: u16) -> &'static str {
     match code {
@@ -524,8 +523,7 @@ fn fingerprint(before: &[u8]) -> u32 {
     !crc ^ 0x5354_554E
 }
 
-/// Key of MESSAGE-INTEGRITY with long-term credentials (RFC 8489 §9.2.2):
-/// MD5(username ":" realm ":" password).
+/// Key for MESSAGE-INTEGRITY with long-term credentials (RFC 8489 §9.2.2): MD5(username ":" realm ":" password).
 #[must_use]
 pub fn long_term_key(username: &str, realm: &str, password: &str) -> [u8; 16] {
     let mut md5 = Md5::new();
@@ -537,7 +535,7 @@ pub fn long_term_key(username: &str, realm: &str, password: &str) -> [u8; 16] {
     md5.finalize().into()
 }
 
-/// Rounds up to the next multiple of four: attributes and `ChannelData` over TCP are padded to it.
+/// Rounds up to a multiple of four, to which attributes and `ChannelData` over TCP are padded.
 #[must_use]
 pub const fn padded(length: usize) -> usize {
     (length + 3) & !3

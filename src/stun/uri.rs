@@ -31,21 +31,21 @@ impl fmt::Display for Transport {
     }
 }
 
-/// Where a STUN or TURN server is and how to reach it.
+/// The address of a STUN or TURN server and the transport to it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ServerUri {
-    /// Whether it is TURN; else it is STUN.
+    /// Whether the server is a TURN server rather than a STUN server.
     pub turn: bool,
-    /// Name or address; an IPv6 address without brackets.
+    /// Host name or address; an IPv6 address has no brackets.
     pub host: String,
-    /// Port; the scheme's own one when the URI has none.
+    /// Port; the scheme's default port if the URI has none.
     pub port: u16,
-    /// UDP for STUN.
+    /// Transport to the server; always UDP for STUN.
     pub transport: Transport,
 }
 
 impl ServerUri {
-    /// `host:port` as it is looked up, an IPv6 address in brackets.
+    /// `host:port` for lookups, with an IPv6 address in brackets.
     #[must_use]
     pub fn endpoint(&self) -> String {
         let Self { host, port, .. } = self;
@@ -64,40 +64,40 @@ impl fmt::Display for ServerUri {
     }
 }
 
-/// Why a text is not a usable URI of a STUN or TURN server.
+/// Why a text is not a valid URI of a STUN or TURN server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UriError {
-    /// Nothing before a colon.
+    /// The text has no scheme.
     #[error("no scheme")]
     NoScheme,
-    /// Another scheme.
+    /// The scheme is none of `stun:`, `turn:` and `turns:`.
     #[error("unknown scheme `{0}:`")]
     UnknownScheme(String),
-    /// STUN over TLS.
+    /// `stuns:`, which is STUN over TLS.
     #[error("stuns: is not supported")]
     Stuns,
     /// `turns:` with `?transport=udp`.
     #[error("turns: is TLS over TCP; TURN over DTLS is not supported")]
     Dtls,
-    /// RFC 7064 knows no query.
-    #[error("stun: takes no transport")]
+    /// `stun:` with a query, which RFC 7064 does not define.
+    #[error("stun: does not take a transport")]
     StunTransport,
-    /// Neither `udp` nor `tcp`.
+    /// The transport is neither `udp` nor `tcp`.
     #[error("unknown transport `{0}`")]
     UnknownTransport(String),
-    /// Another query.
-    #[error("only ?transport=udp or ?transport=tcp may follow")]
+    /// The query is not `?transport=`.
+    #[error("the only queries allowed are ?transport=udp and ?transport=tcp")]
     Query,
-    /// `stun://`.
-    #[error("no slashes after the colon (RFC 7064 §3.1): `turn:HOST`, not `turn://HOST`")]
+    /// Slashes after the scheme, as in `stun://`.
+    #[error("slashes after the colon are not allowed (RFC 7064 §3.1): write `turn:HOST`")]
     Slashes,
-    /// `user@`.
-    #[error("credentials do not go into the URL (RFC 7065 §3.1)")]
+    /// Credentials before the host, as in `user@`.
+    #[error("credentials are not allowed in the URL (RFC 7065 §3.1)")]
     Credentials,
-    /// Something after host and port.
-    #[error("a path does not belong there")]
+    /// A path or fragment after host and port.
+    #[error("a path is not allowed")]
     Path,
-    /// Host or port.
+    /// The host or the port is not valid.
     #[error("{0}")]
     Address(String),
 }
@@ -118,7 +118,7 @@ impl FromStr for ServerUri {
             Some(Some(other)) => return Err(UriError::UnknownTransport(other.to_owned())),
             Some(None) => return Err(UriError::Query),
         };
-        // Scheme and transport are words of ABNF, whose letters have no case (RFC 7064 §3.1, RFC 7065 §3.1).
+        // Scheme and transport are ABNF literals, which are case-insensitive (RFC 7064 §3.1, RFC 7065 §3.1).
         let scheme = scheme.to_ascii_lowercase();
         let (turn, transport) = match (scheme.as_str(), asked) {
             ("stun", None) => (false, Transport::Udp),
@@ -130,8 +130,8 @@ impl FromStr for ServerUri {
             (other, _) => return Err(UriError::UnknownScheme(other.to_owned())),
         };
         let (host, port) = read_address(address)?;
-        let own = if transport == Transport::Tls { TLS_PORT } else { PORT };
-        Ok(Self { turn, host, port: port.unwrap_or(own), transport })
+        let default = if transport == Transport::Tls { TLS_PORT } else { PORT };
+        Ok(Self { turn, host, port: port.unwrap_or(default), transport })
     }
 }
 
@@ -149,7 +149,7 @@ pub(crate) fn read_url(url: &str) -> Result<ServerUri, UriError> {
     }
 }
 
-/// Whether a URL is of a TURN server, by its scheme alone.
+/// Whether a URL names a TURN server, judging only by its scheme.
 #[must_use]
 pub fn is_turn(url: &str) -> bool {
     let scheme = url.trim_start().split(':').next().unwrap_or_default();
@@ -164,9 +164,9 @@ fn read_address(address: &str) -> Result<(String, Option<u16>), UriError> {
         return Err(UriError::Credentials);
     }
     if address.parse::<std::net::Ipv6Addr>().is_ok() {
-        return Err(UriError::Address(format!("an IPv6 address stands in brackets: [{address}]")));
+        return Err(UriError::Address(format!("an IPv6 address must be in brackets: [{address}]")));
     }
-    // `http` only lends its grammar of host and port; it leaves out its own port, 80.
+    // `http` is used only for its grammar of host and port. The parser omits its default port, 80.
     let url = Url::parse(&format!("http://{address}"))
         .map_err(|error| UriError::Address(error.to_string()))?;
     if !matches!(url.path(), "" | "/") || address.ends_with('/') || url.fragment().is_some() {
@@ -252,12 +252,12 @@ mod tests {
             let uri: ServerUri = text.parse().unwrap();
             assert_eq!(uri, ServerUri { turn, host: host.into(), port, transport }, "{text}");
             assert_eq!(uri.to_string(), written);
-            assert_eq!(written.parse(), Ok(uri), "what is written can be read");
+            assert_eq!(written.parse(), Ok(uri), "the written form can be read");
         }
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn errors_name_the_cause() {
         for (text, wrong) in [
             ("t.example", UriError::NoScheme),
             ("http:t", UriError::UnknownScheme("http".into())),

@@ -1,4 +1,4 @@
-//! Sockets and time for [`Discovery`] and [`Lifetime`].
+//! Sockets and a clock for [`Discovery`] and [`Lifetime`].
 
 use std::{
     io,
@@ -14,14 +14,14 @@ use super::{
     lifetime::{Lifetime, Lives},
 };
 
-/// Datagrams that wait to be read.
+/// Maximum number of datagrams waiting to be read.
 const QUEUE: usize = 256;
 
-/// Largest datagram of interest, bytes.
+/// Maximum size of a relevant datagram, bytes.
 const MAX_DATAGRAM: usize = 2048;
 
-/// Finds out how the NAT between `local`, an address of this machine, and these servers behaves. What
-/// is not known after `within` stays unknown.
+/// Discovers the behaviour of the NAT between `local`, an address of this machine, and these servers.
+/// Anything not known after `within` remains unknown.
 ///
 /// # Errors
 /// No socket can be opened on `local`.
@@ -51,17 +51,18 @@ pub async fn discover(
     Ok(discovery.findings())
 }
 
-/// Finds out how long the NAT keeps a binding to that server without traffic. It takes `longest` and
-/// about 3 s more; less when the binding is gone earlier, or the server cannot help.
+/// Measures how long the NAT keeps a binding to this server without traffic, up to `max`. This takes
+/// `max` plus about 3 s, or less if the binding expires earlier or the server does not support the
+/// test.
 ///
 /// # Errors
 /// No socket can be opened on `local`.
 pub async fn binding_lifetime(
     local: IpAddr,
     server: SocketAddr,
-    longest: Duration,
+    max: Duration,
 ) -> io::Result<Lives> {
-    let mut lifetime = Lifetime::new(server, longest, rand::random(), Instant::now());
+    let mut lifetime = Lifetime::new(server, max, rand::random(), Instant::now());
     let mut sockets = Sockets::open(local, lifetime.sockets()).await?;
     loop {
         while let Some(transmit) = lifetime.poll_transmit(Instant::now()) {
@@ -76,7 +77,7 @@ pub async fn binding_lifetime(
     }
 }
 
-/// A datagram, from where it came, and to which socket.
+/// The receiving socket, the sender and the datagram.
 type Received = (usize, SocketAddr, Vec<u8>);
 
 /// Numbered UDP sockets, read into one queue.
@@ -101,14 +102,14 @@ impl Sockets {
     }
 
     async fn send(&self, transmit: &Transmit) {
-        // What cannot be sent is like what is lost: it is repeated.
+        // A failure is handled like a loss: the request is repeated.
         if let Err(error) = self.all[transmit.socket].send_to(&transmit.datagram, transmit.to).await
         {
-            tracing::debug!(to = %transmit.to, %error, "STUN request not sent");
+            tracing::debug!(to = %transmit.to, %error, "cannot send a STUN request");
         }
     }
 
-    /// The next datagram; `None` at that time.
+    /// The next datagram; `None` if none arrives until then.
     async fn receive(&mut self, until: Instant) -> Option<Received> {
         tokio::select! {
             received = self.queue.recv() => received,
@@ -127,9 +128,9 @@ async fn read(index: usize, socket: Arc<UdpSocket>, queue: mpsc::Sender<Received
                     return;
                 }
             }
-            // Some systems report here that an earlier datagram reached a closed port.
+            // On some systems this reports that an earlier datagram reached a closed port.
             Err(error) => {
-                tracing::debug!(%error, "STUN socket");
+                tracing::debug!(%error, "cannot read from a STUN socket");
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }

@@ -1,4 +1,4 @@
-//! One request, its repetitions (RFC 8489 §6.2.1, with less patience) and its answer.
+//! One request, its retransmissions (RFC 8489 §6.2.1, with a shorter timeout) and its answer.
 
 use std::{
     net::SocketAddr,
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::stun::message::{Builder, ChangeRequest, Class, Message, TransactionId, method};
 
-/// When a request is sent, counted from the first time.
+/// When a request is sent and retransmitted, relative to its first transmission.
 const SENT_AT: [Duration; 5] = [
     Duration::ZERO,
     Duration::from_millis(200),
@@ -20,33 +20,33 @@ const SENT_AT: [Duration; 5] = [
     Duration::from_millis(1800),
 ];
 
-/// When no answer is awaited any more.
+/// How long an answer is awaited.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What a request is for.
+/// The purpose of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// Mapping towards a configured server.
+    /// Shows the mapping towards a configured server.
     Mapping,
-    /// Mapping towards the other address of a server.
+    /// Shows the mapping towards the other address of a server.
     MappingOther,
     /// Opens the socket of the filtering test.
     FilteringFirst,
-    /// Asks for an answer from another address and port.
+    /// Requests an answer from another address and port.
     FilteringBoth,
-    /// Asks for an answer from another port.
+    /// Requests an answer from another port.
     FilteringPort,
-    /// Which external address one of two sockets has.
+    /// Shows the external address of one of the two hairpinning sockets.
     HairpinMapping(usize),
-    /// From one of our sockets to the external address of the other.
+    /// Goes from one of our sockets to the external address of the other.
     Hairpin,
-    /// Which port a new socket gets.
+    /// Shows the external port of a new socket.
     Port(usize),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Awaiting an answer; that many requests were sent.
+    /// Awaiting an answer after this many transmissions.
     Open(usize),
     Answered {
         mapped: SocketAddr,
@@ -99,7 +99,7 @@ impl Exchange {
         Some(self.started + SENT_AT.get(sent).copied().unwrap_or(PATIENCE))
     }
 
-    /// Times out when it is due; returns whether it just did.
+    /// Times out if it is due; returns whether it did.
     pub(super) fn give_up(&mut self, now: Instant) -> bool {
         let over = matches!(self.state, State::Open(_)) && now >= self.started + PATIENCE;
         if over {
@@ -114,12 +114,12 @@ impl Exchange {
         }
     }
 
-    /// Takes an answer; whether it is the first one.
+    /// Handles an answer; returns whether it is the first valid one.
     pub(super) fn answer(&mut self, now: Instant, from: SocketAddr, message: &Message<'_>) -> bool {
         if !matches!(self.state, State::Open(_)) {
             return false;
         }
-        // Only an answer that was asked to come from elsewhere may do so.
+        // An answer may come from elsewhere only if that was requested.
         if self.change.is_none() && from != self.to {
             return false;
         }
@@ -149,7 +149,7 @@ impl Exchange {
         }
     }
 
-    /// What became of a request to answer from elsewhere.
+    /// The outcome of a request to answer from elsewhere.
     pub(super) fn round(&self) -> Round {
         let change = self.change.unwrap_or_default();
         match self.state {
@@ -161,7 +161,7 @@ impl Exchange {
             {
                 Round::Arrived
             }
-            // Refused, or answered from the usual address: the server does not know the request.
+            // Rejected, or answered from the usual address: the server does not support the request.
             State::Answered { .. } | State::Refused => Round::Ignored,
         }
     }

@@ -1,16 +1,15 @@
-//! From what was seen of a NAT to its behaviour in the words of RFC 4787.
+//! Derives the behaviour of a NAT, in the terms of RFC 4787, from the observations.
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
 use crate::nat::{Behaviour, Ports};
 
-/// What is known of a behaviour: it lies between these two. How narrow that is depends on the servers
-/// that could be asked.
+/// The range in which a behaviour is known to lie. How narrow it is depends on the available servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Bounds {
-    /// It is at least as strict as this.
+    /// The behaviour is at least as strict as this.
     pub at_least: Behaviour,
-    /// It is at most as strict as this.
+    /// The behaviour is at most as strict as this.
     pub at_most: Behaviour,
 }
 
@@ -21,19 +20,20 @@ impl Bounds {
         at_most: Behaviour::AddressAndPortDependent,
     };
 
-    /// It is this.
+    /// The range that contains only this behaviour.
     #[must_use]
     pub fn exactly(behaviour: Behaviour) -> Self {
         Self { at_least: behaviour, at_most: behaviour }
     }
 
-    /// The behaviour, when it is known.
+    /// The behaviour, if it is known exactly.
     #[must_use]
     pub fn exact(self) -> Option<Behaviour> {
         (self.at_least == self.at_most).then_some(self.at_least)
     }
 
-    /// What two tests know together; where they contradict each other, the stricter counts.
+    /// Combines the results of two tests; if they contradict each other, the stricter one takes
+    /// precedence.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         let at_least = self.at_least.max(other.at_least);
@@ -51,46 +51,46 @@ impl fmt::Display for Bounds {
     }
 }
 
-/// An external address of one socket of ours, as a server or peer saw it.
+/// The external address of one of our sockets, as seen by a server or peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Observed {
-    /// Who saw it.
+    /// The server or peer that saw the address.
     pub server: SocketAddr,
-    /// What it saw.
+    /// The external address.
     pub mapped: SocketAddr,
-    /// How long the answer took, repetitions included.
+    /// Time until the answer, including retransmissions.
     pub took: Option<Duration>,
 }
 
-/// What became of a request that is to be answered from elsewhere.
+/// The outcome of a request that is to be answered from elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Round {
-    /// Never sent.
+    /// The request was never sent, or it is still open.
     NotMade,
-    /// The answer came from there.
+    /// The answer came from the requested address.
     Arrived,
-    /// None came.
+    /// No answer arrived.
     Silent,
-    /// The server refused, or answered from the usual address.
+    /// The server rejected the request or answered from the usual address.
     Ignored,
 }
 
-/// What the filtering test saw (RFC 5780 §4.4).
+/// The observations of the filtering test (RFC 5780 §4.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FilteringTest {
-    /// The server that has another address, and that address.
+    /// A server with another address, and that address.
     pub other: Option<(SocketAddr, SocketAddr)>,
-    /// Whether the other address answers when it is asked itself. Where it does not, silence says
-    /// nothing.
+    /// Whether the other address answers requests sent to it directly. If it does not, silence is
+    /// inconclusive.
     pub other_answers: bool,
-    /// The answer from another address and port.
+    /// The outcome of the request for an answer from another address and port.
     pub both: Round,
-    /// The answer from another port.
+    /// The outcome of the request for an answer from another port.
     pub port: Round,
 }
 
 impl FilteringTest {
-    /// The filtering, as far as the test knows.
+    /// The filtering behaviour, as far as the test shows it.
     #[must_use]
     pub fn bounds(&self) -> Bounds {
         use Behaviour::{AddressAndPortDependent, AddressDependent, EndpointIndependent};
@@ -103,7 +103,7 @@ impl FilteringTest {
         }
     }
 
-    /// Why the test does not know; `None` when it does.
+    /// Why the test is inconclusive; `None` if it is conclusive.
     #[must_use]
     pub fn obstacle(&self) -> Option<&'static str> {
         if self.bounds().exact().is_some() {
@@ -117,26 +117,26 @@ impl FilteringTest {
     }
 }
 
-/// What a [`super::Discovery`] found.
+/// The findings of a [`super::Discovery`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Findings {
     /// The address of the socket of the mapping test.
     pub local: Option<SocketAddr>,
-    /// Its external address, as seen by each server that answered.
+    /// The external address of that socket, as seen by each server that answered.
     pub observed: Vec<Observed>,
     /// Servers that did not answer.
     pub silent: Vec<SocketAddr>,
-    /// Whether a NAT translates; `None` when no server answered.
+    /// Whether a NAT translates addresses; `None` if no server answered.
     pub translated: Option<bool>,
-    /// RFC 4787 §4.1; unknown without a NAT.
+    /// The mapping behaviour (RFC 4787 §4.1); unknown without a NAT.
     pub mapping: Bounds,
-    /// What the filtering test saw.
+    /// The observations of the filtering test.
     pub filtering_test: FilteringTest,
-    /// RFC 4787 §5: of a NAT, or of a firewall without one.
+    /// The filtering behaviour (RFC 4787 §5) of the NAT or, without one, of a firewall.
     pub filtering: Bounds,
-    /// RFC 4787 §6; `None` without a NAT, or when it is unknown.
+    /// Whether the NAT supports hairpinning (RFC 4787 §6); `None` without a NAT or if unknown.
     pub hairpinning: Option<bool>,
-    /// RFC 4787 §4.2; `None` without a NAT, or when too few ports were seen.
+    /// The port allocation (RFC 4787 §4.2); `None` without a NAT or if too few ports were seen.
     pub ports: Option<Ports>,
 }
 
@@ -151,17 +151,18 @@ impl Findings {
     ) -> Self {
         let translated = match (local, observed.as_slice()) {
             (_, []) | (None, _) => None,
-            (Some(local), all) => Some(all.iter().any(|one| one.mapped != local)),
+            (Some(local), all) => Some(all.iter().any(|seen| seen.mapped != local)),
         };
         let nat = translated == Some(true);
         let known = if nat { mapping(&observed) } else { Bounds::UNKNOWN };
-        // Where each remote end has a mapping of its own, not coming through says nothing.
-        let tellable = |seen: &bool| *seen || known.exact() == Some(Behaviour::EndpointIndependent);
+        // If each remote endpoint has its own mapping, a failed attempt is inconclusive.
+        let conclusive =
+            |seen: &bool| *seen || known.exact() == Some(Behaviour::EndpointIndependent);
         Self {
             local,
             mapping: known,
             filtering: filtering_test.bounds(),
-            hairpinning: hairpinned.filter(|seen| nat && tellable(seen)),
+            hairpinning: hairpinned.filter(|seen| nat && conclusive(seen)),
             ports: if nat { port_allocation(ports) } else { None },
             observed,
             silent,
@@ -170,16 +171,17 @@ impl Findings {
         }
     }
 
-    /// Whether any server answered by UDP.
+    /// Whether any server answered over UDP.
     #[must_use]
     pub fn udp_answers(&self) -> bool {
         !self.observed.is_empty()
     }
 }
 
-/// The mapping, from what several servers saw of one socket (RFC 5780 §4.3). Servers with
-/// different addresses distinguish endpoint-independent from the rest, those that differ only in
-/// their port distinguish address-dependent from address-and-port-dependent.
+/// The mapping behaviour, from the external addresses of one socket as seen by several servers (RFC
+/// 5780 §4.3). Servers with different addresses distinguish endpoint-independent mapping from the
+/// rest; servers that differ only in their port distinguish address-dependent from
+/// address-and-port-dependent mapping.
 #[must_use]
 pub fn mapping(observed: &[Observed]) -> Bounds {
     use Behaviour::{AddressAndPortDependent, AddressDependent, EndpointIndependent};
@@ -202,10 +204,10 @@ pub fn mapping(observed: &[Observed]) -> Bounds {
     known
 }
 
-/// Largest step between two ports that are given one after the other: other hosts take ports, too.
+/// Maximum step between two ports that count as sequential: other hosts use ports too.
 const MAX_STEP: u16 = 16;
 
-/// Which ports are given, from the local and external ports of sockets in the order they were opened.
+/// The port allocation, from the local and external ports of sockets in the order they were opened.
 #[must_use]
 pub fn port_allocation(ports: &[(u16, u16)]) -> Option<Ports> {
     if ports.len() < 3 {
@@ -219,7 +221,7 @@ pub fn port_allocation(ports: &[(u16, u16)]) -> Option<Ports> {
         let steps = ports.windows(2).map(|pair| port(pair[1].1).wrapping_sub(port(pair[0].1)));
         steps.into_iter().all(|step| (1..=MAX_STEP).contains(&step))
     };
-    // netfilter's `numgen` counts on the port as it stands in memory, in network byte order.
+    // netfilter's `numgen` increments the port as stored in memory, in network byte order.
     let sequential = rising(|port| port) || rising(u16::swap_bytes);
     Some(if sequential { Ports::Sequential } else { Ports::Random })
 }
@@ -260,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_are_told_in_words() {
+    fn bounds_are_displayed_in_words() {
         assert_eq!(Bounds::exactly(Ad).to_string(), "address-dependent");
         assert_eq!(Bounds::UNKNOWN.to_string(), "unknown");
         let either = Bounds { at_least: Ei, at_most: Ad };
@@ -269,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_preserved_counted_or_random() {
+    fn ports_are_preserved_sequential_or_random() {
         let ports = |mapped: [u16; 5]| {
             let all: Vec<_> = (0..5).map(|n| (5000 + 3 * n, mapped[usize::from(n)])).collect();
             port_allocation(&all)
@@ -286,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_of_a_server_that_is_not_there_is_no_filter() {
+    fn silence_of_a_nonexistent_server_is_not_filtering() {
         let test = FilteringTest {
             other: None,
             other_answers: false,

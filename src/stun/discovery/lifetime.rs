@@ -1,9 +1,9 @@
-//! How long a NAT keeps a binding without traffic (RFC 5780 §4.6). A second socket asks the server to
-//! answer to the external port of a first one that has been idle (RESPONSE-PORT): while the binding
-//! lives, the answer comes in.
+//! Measures how long a NAT keeps a binding without traffic (RFC 5780 §4.6). One socket asks the
+//! server to send its answer to the external port of another socket that has been idle
+//! (RESPONSE-PORT): if the binding still exists, the answer arrives.
 //!
-//! RFC 5780 tries one time after another. Here every idle time has a socket of its own and all wait
-//! concurrently, so that the test takes as long as the longest of them.
+//! RFC 5780 tries idle times one after another. Here each idle time has its own socket and all wait
+//! concurrently, so that the test takes only as long as the maximum idle time.
 
 use std::{
     net::SocketAddr,
@@ -13,11 +13,12 @@ use std::{
 use super::Transmit;
 use crate::stun::message::{Builder, Class, Message, TransactionId, attr, method};
 
-/// Idle times that are tried, seconds, as far as the longest wanted: closer where usual time-outs are
-/// (30 s of conntrack, 2 min the least of RFC 4787 §4.3, 5 min its advice).
+/// Idle times to try, seconds, up to the requested maximum: closer together near common timeouts (30
+/// s of conntrack, the minimum of 2 min and the recommended 5 min of RFC 4787 §4.3).
 const IDLE_S: [u64; 15] = [0, 5, 10, 15, 20, 29, 35, 45, 59, 75, 90, 119, 150, 179, 240];
 
-/// When a request is sent, counted from the first time, and when it has failed.
+/// When a request is sent and retransmitted, relative to its first transmission; it fails after
+/// [`PATIENCE`].
 const SENT_AT: [Duration; 4] = [
     Duration::ZERO,
     Duration::from_millis(250),
@@ -26,28 +27,28 @@ const SENT_AT: [Duration; 4] = [
 ];
 const PATIENCE: Duration = Duration::from_millis(2200);
 
-/// How long the binding lives.
+/// The lifetime of the binding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lives {
-    /// Not known: the server cannot answer to another port, or nothing answers.
+    /// Unknown: the server cannot answer to another port, or nothing answers.
     Unknown,
-    /// At least that long: longer was not tried.
+    /// At least this long; no longer time was tried.
     AtLeast(Duration),
-    /// It was alive after the first time without traffic, and gone after the second.
+    /// The binding existed after the first idle time and was gone after the second.
     Between(Duration, Duration),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Asking for the external address.
+    /// Requesting the external address.
     Opening,
-    /// Idle since then.
+    /// Idle since this time, with this external port.
     Idle(Instant, u16),
-    /// Asking for an answer to the idle socket, since then.
+    /// Requesting an answer to the idle socket since this time.
     Asking(Instant, u16),
     Alive,
     Gone,
-    /// No answer to the first request, or the server does not know RESPONSE-PORT.
+    /// No answer to the first request, or the server does not support RESPONSE-PORT.
     Failed,
 }
 
@@ -59,7 +60,8 @@ struct Probe {
     sent: usize,
 }
 
-/// Finds the life time of a binding. Sockets `0..sockets() - 1` are idle, the last one asks.
+/// Measures the lifetime of a binding. Sockets `0..sockets() - 1` are idle, and the last one sends
+/// requests.
 #[derive(Debug)]
 pub struct Lifetime {
     server: SocketAddr,
@@ -68,20 +70,20 @@ pub struct Lifetime {
 }
 
 impl Lifetime {
-    /// A search up to `longest`.
+    /// A measurement of idle times up to `max`.
     #[must_use]
-    pub fn new(server: SocketAddr, longest: Duration, id: u32, now: Instant) -> Self {
-        let mut idle: Vec<Duration> = if longest < Duration::from_secs(20) {
-            (0..8).map(|n| longest * n / 8).collect()
+    pub fn new(server: SocketAddr, max: Duration, id: u32, now: Instant) -> Self {
+        let mut idle: Vec<Duration> = if max < Duration::from_secs(20) {
+            (0..8).map(|n| max * n / 8).collect()
         } else {
-            IDLE_S.map(Duration::from_secs).into_iter().filter(|idle| *idle < longest).collect()
+            IDLE_S.map(Duration::from_secs).into_iter().filter(|idle| *idle < max).collect()
         };
-        idle.push(longest);
+        idle.push(max);
         let probe = |idle| Probe { idle, state: State::Opening, started: now, sent: 0 };
         Self { server, probes: idle.into_iter().map(probe).collect(), id_base: id }
     }
 
-    /// How many sockets it uses.
+    /// The number of sockets required.
     #[must_use]
     pub fn sockets(&self) -> usize {
         self.probes.len() + 1
@@ -95,7 +97,7 @@ impl Lifetime {
         id
     }
 
-    /// The next datagram that is due; `None` when none is.
+    /// The next datagram that is due, if any.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
         let asker = self.probes.len();
         for index in 0..asker {
@@ -122,7 +124,7 @@ impl Lifetime {
         None
     }
 
-    /// When something is due again; `None` when all is done.
+    /// The time of the next timeout; `None` if the measurement is done.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let due = |probe: &Probe| {
@@ -137,12 +139,12 @@ impl Lifetime {
         self.probes.iter().filter_map(due).min()
     }
 
-    /// Goes on with what is due.
+    /// Handles the timeouts that are due.
     pub fn handle_timeout(&mut self, now: Instant) {
         let broken = self.is_broken();
         for probe in &mut self.probes {
             match probe.state {
-                // A path that fails without idle time will not work later: stop waiting.
+                // A path that fails without idle time will not work later either: stop waiting.
                 State::Opening | State::Idle(..) if broken => probe.state = State::Failed,
                 State::Opening if now >= probe.started + PATIENCE => probe.state = State::Failed,
                 State::Idle(since, port) if now >= since + probe.idle => {
@@ -160,7 +162,7 @@ impl Lifetime {
         matches!(self.probes.first().map(|probe| probe.state), Some(State::Gone | State::Failed))
     }
 
-    /// Takes a datagram that came to one of the sockets.
+    /// Handles a datagram that arrived at one of the sockets.
     pub fn handle_datagram(&mut self, now: Instant, socket: usize, datagram: &[u8]) {
         let Some(message) = Message::parse(datagram) else { return };
         let asker = self.probes.len();
@@ -176,14 +178,14 @@ impl Lifetime {
                     };
                 }
                 State::Asking(..) if asked && socket == index => probe.state = State::Alive,
-                // The answer came to the one who asked: the server does not know RESPONSE-PORT.
+                // The answer went to the requesting socket: the server does not support RESPONSE-PORT.
                 State::Asking(..) if asked && socket == asker => probe.state = State::Failed,
                 _ => {}
             }
         }
     }
 
-    /// What was found.
+    /// The result of the measurement.
     #[must_use]
     pub fn result(&self) -> Lives {
         let with = |state| self.probes.iter().filter(move |p| p.state == state).map(|p| p.idle);

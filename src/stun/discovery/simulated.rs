@@ -12,10 +12,10 @@ use crate::{
     stun::message::{Builder, Class, Message, attr, method},
 };
 
-/// One way.
+/// One-way delay.
 const DELAY: Duration = Duration::from_millis(20);
 
-/// What the NAT looks at, of a remote address.
+/// The part of a remote address that the NAT distinguishes.
 fn key(behaviour: Behaviour, remote: SocketAddr) -> String {
     match behaviour {
         Behaviour::EndpointIndependent => String::new(),
@@ -24,22 +24,22 @@ fn key(behaviour: Behaviour, remote: SocketAddr) -> String {
     }
 }
 
-/// What stands between the sockets and the servers.
+/// The NAT or firewall between the sockets and the servers.
 #[derive(Debug, Clone)]
 pub struct Middlebox {
-    /// RFC 4787 §4.1; `None` translates nothing.
+    /// The mapping (RFC 4787 §4.1); `None` translates nothing.
     pub mapping: Option<Behaviour>,
-    /// RFC 4787 §5; `None` filters nothing.
+    /// The filtering (RFC 4787 §5); `None` filters nothing.
     pub filtering: Option<Behaviour>,
-    /// RFC 4787 §4.2.
+    /// The port allocation (RFC 4787 §4.2).
     pub ports: Ports,
-    /// RFC 4787 §6.
+    /// Whether hairpinning works (RFC 4787 §6).
     pub hairpinning: bool,
-    /// Life time of a binding without outbound traffic.
+    /// Lifetime of a binding without outbound traffic.
     pub timeout: Duration,
-    /// Nothing passes.
+    /// Whether everything is blocked.
     pub blocked: bool,
-    /// Every so many datagrams, one is lost.
+    /// One in this many datagrams is lost.
     pub lose_every: usize,
 }
 
@@ -57,16 +57,16 @@ impl Default for Middlebox {
     }
 }
 
-/// How the servers are.
+/// The capabilities of the servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Servers {
-    /// Each knows RFC 5780 with this many addresses that really answer.
+    /// They support RFC 5780, and their other address answers.
     Full,
-    /// They name another address that does not answer.
+    /// They announce another address that does not answer.
     OtherIsSilent,
-    /// They know nothing of RFC 5780 and refuse CHANGE-REQUEST.
+    /// They do not support RFC 5780 and reject CHANGE-REQUEST.
     Plain,
-    /// They name another address, but answer from the usual one.
+    /// They announce another address but answer from the usual one.
     Ignoring,
 }
 
@@ -77,7 +77,7 @@ struct Binding {
     used: Instant,
 }
 
-/// When, in which order, at which socket, from where, what.
+/// Time, sequence number, receiving socket, sender and datagram.
 type Arrival = (Instant, usize, usize, SocketAddr, Vec<u8>);
 
 /// The network.
@@ -116,12 +116,12 @@ impl Network {
         }
     }
 
-    /// When something arrives.
+    /// The time of the next arrival.
     pub fn next(&self) -> Option<Instant> {
         self.arriving.peek().map(|Reverse((at, ..))| *at)
     }
 
-    /// What arrives by `now`: socket, sender, datagram.
+    /// The next datagram that has arrived by `now`: socket, sender, datagram.
     pub fn arrived(&mut self, now: Instant) -> Option<(usize, SocketAddr, Vec<u8>)> {
         self.now = now;
         self.next().filter(|at| *at <= now)?;
@@ -165,7 +165,7 @@ impl Network {
                 local.port()
             }
             Ports::Sequential => self.next_port,
-            // Scattered, and each once: 7919 has no factor in common with 20000.
+            // Scattered and without duplicates: 7919 and 20000 have no common factor.
             _ => 30_000 + (u32::from(self.next_port - 40_000) * 7919 % 20_000) as u16,
         };
         let (now, timeout) = (self.now, self.middlebox.timeout);
@@ -208,7 +208,7 @@ impl Network {
         }
     }
 
-    /// The servers' side of RFC 5780 §6; every other address is a server, too, but a plain one.
+    /// The server behaviour of RFC 5780 §6; every other address is a server without RFC 5780.
     fn serve(&mut self, client: SocketAddr, to: SocketAddr, datagram: &[u8]) {
         let Some(request) = Message::parse(datagram) else { return };
         let (primary, other): (SocketAddr, SocketAddr) =

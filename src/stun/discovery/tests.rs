@@ -1,4 +1,4 @@
-//! Every mapping and filtering against a small NAT, in virtual time, with and without loss.
+//! Tests every mapping and filtering with a simulated NAT, in virtual time, with and without loss.
 
 use std::time::{Duration, Instant};
 
@@ -38,10 +38,10 @@ fn nat(mapping: Behaviour, filtering: Behaviour) -> Middlebox {
 }
 
 #[test]
-fn every_mapping_and_filtering_is_named_also_when_packets_are_lost() {
+fn every_mapping_and_filtering_is_found_even_if_packets_are_lost() {
     for mapping in Behaviour::ALL {
         for filtering in Behaviour::ALL {
-            // One in three is lost each way, of a request and its answer about half.
+            // If one in three datagrams is lost in each direction, about half of the exchanges fail.
             for lose_every in [usize::MAX, 7, 3] {
                 let nat = Middlebox { lose_every, ..nat(mapping, filtering) };
                 let (found, took) = find(&nat, Servers::Full, &[PRIMARY]);
@@ -56,7 +56,7 @@ fn every_mapping_and_filtering_is_named_also_when_packets_are_lost() {
 }
 
 #[test]
-fn without_a_nat_only_the_firewall_shows() {
+fn without_a_nat_only_the_firewall_is_visible() {
     let open = find(&Middlebox::default(), Servers::Full, &[PRIMARY]).0;
     assert_eq!((open.translated, open.filtering.exact()), (Some(false), Some(Ei)));
     assert_eq!((open.mapping.exact(), open.ports, open.hairpinning), (None, None, None));
@@ -68,7 +68,7 @@ fn without_a_nat_only_the_firewall_shows() {
 }
 
 #[test]
-fn silence_is_no_nat() {
+fn silence_does_not_imply_a_nat() {
     let blocked = Middlebox { blocked: true, ..Middlebox::default() };
     let (found, took) = find(&blocked, Servers::Full, &[PRIMARY, "198.51.100.99:3478"]);
     assert!(!found.udp_answers());
@@ -77,7 +77,7 @@ fn silence_is_no_nat() {
 }
 
 #[test]
-fn plain_servers_tell_the_mapping_when_there_are_several() {
+fn several_plain_servers_reveal_the_mapping() {
     let two = [PRIMARY, "198.51.100.50:3478"];
     for (mapping, known) in [
         (Ei, Bounds::exactly(Ei)),
@@ -95,7 +95,7 @@ fn plain_servers_tell_the_mapping_when_there_are_several() {
 }
 
 #[test]
-fn a_server_whose_other_address_does_not_work_is_seen_through() {
+fn a_server_whose_other_address_does_not_work_is_detected() {
     for (servers, words) in [
         (Servers::OtherIsSilent, "other address does not answer"),
         (Servers::Ignoring, "does not answer from its other address"),
@@ -107,7 +107,7 @@ fn a_server_whose_other_address_does_not_work_is_seen_through() {
 }
 
 #[test]
-fn hairpinning_and_ports_are_seen() {
+fn hairpinning_and_port_allocation_are_found() {
     for hairpinning in [true, false] {
         for filtering in Behaviour::ALL {
             let nat = Middlebox { hairpinning, lose_every: 5, ..nat(Ei, filtering) };
@@ -126,12 +126,12 @@ fn hairpinning_and_ports_are_seen() {
     }
 }
 
-fn lifetime(timeout: u64, longest: u64, servers: Servers) -> (Lives, Duration) {
+fn lifetime(timeout: u64, max: u64, servers: Servers) -> (Lives, Duration) {
     let started = Instant::now();
     let mut now = started;
     let nat = Middlebox { timeout: Duration::from_secs(timeout), lose_every: 9, ..nat(Apd, Apd) };
     let server = PRIMARY.parse().unwrap();
-    let mut lifetime = Lifetime::new(server, Duration::from_secs(longest), 3, now);
+    let mut lifetime = Lifetime::new(server, Duration::from_secs(max), 3, now);
     let mut network = Network::new(nat, servers, lifetime.sockets(), now);
     while lifetime.poll_timeout().is_some() {
         while let Some(sent) = lifetime.poll_transmit(now) {

@@ -1,8 +1,8 @@
-//! RFC 5769's vectors, and damage.
+//! Tests with the vectors of RFC 5769 and with corrupted messages.
 
 use super::*;
 
-/// RFC 5769 §2.1: sample request with software, priority, tie-breaker, user name, integrity
+/// RFC 5769 §2.1: sample request with software, priority, tie-breaker, username, integrity
 /// (short-term password `VOkJxbRl1RmTxUk/WvJxBt`) and fingerprint.
 const SAMPLE_REQUEST: &[u8] = b"\x00\x01\x00\x58\x21\x12\xa4\x42\xb7\xe7\xa7\x01\xbc\x34\xd6\x86\xfa\x87\xdf\xae\
     \x80\x22\x00\x10STUN test client\x00\x24\x00\x04\x6e\x00\x01\xff\x80\x29\x00\x08\x93\x2f\xf9\xb1\x51\x26\x3b\x36\
@@ -21,7 +21,7 @@ const SAMPLE_IPV6_RESPONSE: &[u8] = b"\x01\x01\x00\x48\x21\x12\xa4\x42\xb7\xe7\x
     \x00\x08\x00\x14\xa3\x82\x95\x4e\x4b\xe6\x7b\xf1\x17\x84\xc9\x7c\x82\x92\xc2\x75\xbf\xe3\xed\x41\
     \x80\x28\x00\x04\xc8\xfb\x0b\x4c";
 
-/// RFC 5769 §2.4: sample request with long-term authentication, user name in Katakana.
+/// RFC 5769 §2.4: sample request with long-term authentication and a username in Katakana.
 const SAMPLE_LONG_TERM: &[u8] = b"\x00\x01\x00\x60\x21\x12\xa4\x42\x78\xad\x34\x33\xc6\xad\x72\xc0\x29\xda\x41\x2e\
     \x00\x06\x00\x12\xe3\x83\x9e\xe3\x83\x88\xe3\x83\xaa\xe3\x83\x83\xe3\x82\xaf\xe3\x82\xb9\x00\x00\
     \x00\x15\x00\x1cf//499k954d6OL34oL9FSTvy64sA\x00\x14\x00\x0bexample.org\x00\
@@ -70,9 +70,9 @@ fn rfc_5769_long_term_request() {
 }
 
 #[test]
-fn a_changed_bit_of_an_rfc_5769_sample_is_seen() {
+fn a_changed_bit_of_an_rfc_5769_sample_is_detected() {
     for sample in [SAMPLE_REQUEST, SAMPLE_RESPONSE, SAMPLE_IPV6_RESPONSE] {
-        // All that MESSAGE-INTEGRITY covers, and itself; FINGERPRINT comes after it.
+        // Everything up to and including MESSAGE-INTEGRITY; FINGERPRINT follows it.
         for bit in 0..(sample.len() - 8) * 8 {
             let mut raw = sample.to_vec();
             raw[bit / 8] ^= 1 << (bit % 8);
@@ -83,7 +83,7 @@ fn a_changed_bit_of_an_rfc_5769_sample_is_seen() {
 }
 
 #[test]
-fn what_is_written_can_be_read() {
+fn written_messages_can_be_read() {
     let transaction = *b"0123456789ab";
     for address in ["192.0.2.7:4000", "[2001:db8::1]:4001"] {
         let address = address.parse().unwrap();
@@ -121,8 +121,8 @@ fn attributes_of_behaviour_discovery_can_be_read() {
 }
 
 #[test]
-fn damage_is_seen() {
-    // Two bytes are the type of FINGERPRINT: as another one it is ignored after the integrity.
+fn corruption_is_detected() {
+    // Two bytes are the type of FINGERPRINT: an attribute of another type is ignored after MESSAGE-INTEGRITY.
     for at in (0..SAMPLE_REQUEST.len()).filter(|at| !(100..102).contains(at)) {
         let mut raw = SAMPLE_REQUEST.to_vec();
         raw[at] ^= 1;
@@ -146,13 +146,13 @@ fn attributes_after_the_integrity_are_ignored() {
 }
 
 #[test]
-fn what_does_not_fit_is_left_out_and_never_cut() {
+fn attributes_that_do_not_fit_are_omitted_and_never_truncated() {
     let build = |length: usize| {
         Builder::new(Class::Indication, method::DATA, [1; 12])
             .address(attr::XOR_PEER_ADDRESS, "[2001:db8::1]:9".parse().unwrap())
             .attribute(attr::DATA, &vec![7; length])
     };
-    // 24 of the address, 4 of the attribute's head: 65,532 is the longest length there is.
+    // 24 bytes of the address and 4 of the attribute's header: the maximum length is 65,532.
     for (length, fits) in [
         (65_504, true),
         (65_505, false),
@@ -165,11 +165,11 @@ fn what_does_not_fit_is_left_out_and_never_cut() {
     ] {
         assert_eq!(build(length).whole().is_some(), fits, "{length}");
         let raw = build(length).finish();
-        let message = Message::parse(&raw).expect("a whole message in any case");
+        let message = Message::parse(&raw).expect("always a complete message");
         let data = message.get(attr::DATA).map(<[u8]>::len);
         assert_eq!(data, fits.then_some(length));
     }
-    // Neither an integrity nor a fingerprint makes it longer than that, or is wrong.
+    // MESSAGE-INTEGRITY and FINGERPRINT are omitted if they exceed it.
     let full = || build(65_504);
     for more in [full().integrity(b"k"), full().fingerprint()] {
         let raw = more.finish();
@@ -182,7 +182,7 @@ fn what_does_not_fit_is_left_out_and_never_cut() {
 }
 
 #[test]
-fn an_integrity_ends_what_counts() {
+fn attributes_after_either_integrity_are_ignored() {
     for kind in [attr::MESSAGE_INTEGRITY, attr::MESSAGE_INTEGRITY_SHA256] {
         let raw = Builder::new(Class::Request, method::REFRESH, [1; 12])
             .attribute(attr::REALM, b"before")
@@ -197,7 +197,7 @@ fn an_integrity_ends_what_counts() {
 }
 
 #[test]
-fn an_error_without_words_has_the_standard_ones() {
+fn an_error_without_a_reason_has_the_standard_phrase() {
     let reason = |code, words| {
         let raw = Builder::new(Class::Error, method::ALLOCATE, [1; 12]).error(code, words).finish();
         Message::parse(&raw).unwrap().error_reason()
