@@ -1,8 +1,8 @@
-//! One conversation with a STUN or TURN server over UDP, TCP or TLS, step by step: Binding (RFC 8489),
-//! and an allocation with long-term credentials and what goes through it (RFC 8656). For finding out
-//! what a server gives; a peer connection has a client of its own.
+//! A client of one STUN or TURN server over UDP, TCP or TLS: Binding (RFC 8489), and an allocation
+//! with long-term credentials and data through it (RFC 8656). It serves to examine servers; a peer
+//! connection has its own client.
 //!
-//! - `error`: what can go wrong · `wire`: the transports
+//! - `error`: the errors · `wire`: the transports
 //! - [`measure`]: round trips and a burst of a keyframe's size through an allocation
 
 mod error;
@@ -25,7 +25,7 @@ use super::{
     uri::Transport,
 };
 
-/// When a request is sent over UDP, counted from the first time.
+/// When a request is sent and retransmitted over UDP, relative to its first transmission.
 const SENT_AT: [Duration; 4] = [
     Duration::ZERO,
     Duration::from_millis(250),
@@ -39,15 +39,15 @@ pub const PATIENCE: Duration = Duration::from_millis(3500);
 /// Protocol number of UDP, for REQUESTED-TRANSPORT.
 const UDP: u8 = 17;
 
-/// How often a request may be answered with a new nonce.
+/// Maximum number of times a request may be answered with a new nonce.
 const MAX_CHALLENGES: usize = 3;
 
-/// A user name and its password. `Debug` leaves the password out.
+/// A username and its password. `Debug` omits the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Login {
-    /// User name.
+    /// The username as sent to the server.
     pub username: String,
-    /// Password.
+    /// The password, which is never sent.
     pub password: String,
 }
 
@@ -57,18 +57,18 @@ impl fmt::Debug for Login {
     }
 }
 
-/// What an Allocate request was answered with.
+/// The answer to an Allocate request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Allocation {
-    /// XOR-RELAYED-ADDRESS.
+    /// The relayed address (XOR-RELAYED-ADDRESS).
     pub relayed: SocketAddr,
-    /// Our address as the server sees it; over TCP that of the connection.
+    /// Our address as the server sees it; over TCP, that of the connection.
     pub mapped: Option<SocketAddr>,
-    /// LIFETIME.
+    /// The granted LIFETIME.
     pub lifetime: Duration,
 }
 
-/// What the server asks for to authenticate (RFC 8489 §9.2.5).
+/// The server's challenge to authenticate (RFC 8489 §9.2.5).
 #[derive(Debug)]
 struct Challenge {
     realm: String,
@@ -76,35 +76,35 @@ struct Challenge {
     key: [u8; 16],
 }
 
-/// A conversation with a server.
+/// A client of one server.
 #[derive(Debug)]
 pub struct Client {
     wire: Wire,
     login: Option<Login>,
     challenge: Option<Challenge>,
-    /// Data that came while something else was awaited.
+    /// Data that arrived while something else was awaited.
     waiting: VecDeque<(SocketAddr, Vec<u8>)>,
 }
 
-/// Where a server is and how to speak to it.
+/// A server and how to connect to it.
 #[derive(Debug, Clone)]
 pub struct Server {
-    /// Its address.
+    /// The address to connect to.
     pub address: SocketAddr,
-    /// Its name, which its certificate must be for.
+    /// The host name for which the server's certificate must be valid.
     pub host: String,
     /// The transport to the server.
     pub transport: Transport,
     /// The local address to bind; `None` leaves the choice to the system.
     pub bind: Option<IpAddr>,
-    /// Which certificates are trusted.
+    /// The trusted certificates.
     pub trust: Trust,
-    /// User name and password for TURN.
+    /// Username and password for TURN.
     pub login: Option<Login>,
 }
 
 impl Client {
-    /// Connects; over UDP nothing is sent yet.
+    /// Connects. Over UDP, this sends nothing.
     ///
     /// # Errors
     /// [`ClientError`]
@@ -123,7 +123,7 @@ impl Client {
         read(&answer)?.mapped_address().ok_or(ClientError::Answer("XOR-MAPPED-ADDRESS"))
     }
 
-    /// Allocates a relayed address of that family.
+    /// Allocates a relayed address.
     ///
     /// # Errors
     /// [`ClientError`]
@@ -143,7 +143,7 @@ impl Client {
         })
     }
 
-    /// Lets a peer's address send to the relayed address, and be sent to.
+    /// Permits data between a peer's IP address and the relayed address, in both directions.
     ///
     /// # Errors
     /// [`ClientError`]
@@ -153,7 +153,7 @@ impl Client {
         self.ask(method::CREATE_PERMISSION, with).await.map(drop)
     }
 
-    /// Gives the allocation back.
+    /// Ends the allocation.
     ///
     /// # Errors
     /// [`ClientError`]
@@ -162,7 +162,7 @@ impl Client {
         self.ask(method::REFRESH, with).await.map(drop)
     }
 
-    /// Sends data from the relayed address to a peer that is permitted.
+    /// Sends data from the relayed address to a permitted peer.
     ///
     /// # Errors
     /// [`ClientError::Io`], [`ClientError::TooLong`]
@@ -175,7 +175,7 @@ impl Client {
         self.wire.send(&indication).await
     }
 
-    /// The next data of a peer, and which peer; `None` when there is none by then.
+    /// The next data from a peer, with the peer's address; `None` if none arrives until then.
     ///
     /// # Errors
     /// [`ClientError::Io`]
@@ -192,7 +192,7 @@ impl Client {
         }
     }
 
-    /// Asks until the answer is a success, with credentials once the server wants them.
+    /// Sends a request until it succeeds, with credentials once the server requires them.
     async fn ask(
         &mut self,
         method: u16,
@@ -217,7 +217,7 @@ impl Client {
             let answer = read(&raw)?;
             if answer.class == Class::Success {
                 if key.is_some_and(|key| !answer.verify(&key)) {
-                    return Err(ClientError::Answer("MESSAGE-INTEGRITY of the right key"));
+                    return Err(ClientError::Answer("a valid MESSAGE-INTEGRITY"));
                 }
                 return Ok(raw);
             }
@@ -230,10 +230,10 @@ impl Client {
                 return Err(ClientError::refused(&answer));
             }
         }
-        Err(ClientError::Refused { code: 438, reason: "Stale Nonce, again and again".into() })
+        Err(ClientError::Refused { code: 438, reason: "Stale Nonce, repeatedly".into() })
     }
 
-    /// Keeps realm and nonce for the next request; whether there can be one.
+    /// Keeps realm and nonce for the next request; returns whether it can be made.
     fn take_challenge(&mut self, answer: &Message<'_>) -> bool {
         let (Some(realm), Some(nonce), Some(login)) =
             (answer.text(attr::REALM), answer.get(attr::NONCE), &self.login)
@@ -248,7 +248,7 @@ impl Client {
         true
     }
 
-    /// Sends a request, and retransmits it over UDP, until its response arrives.
+    /// Sends a request, retransmitting it over UDP, until its response arrives.
     async fn exchange(&mut self, id: TransactionId, raw: &[u8]) -> Result<Vec<u8>, ClientError> {
         let started = Instant::now();
         let times = if self.wire.is_reliable() { &SENT_AT[..1] } else { &SENT_AT };
@@ -275,7 +275,7 @@ fn read(raw: &[u8]) -> Result<Message<'_>, ClientError> {
     Message::parse(raw).ok_or(ClientError::Answer("the form of a STUN message"))
 }
 
-/// What a Data indication carries, and from which peer.
+/// The peer and the content of a Data indication.
 fn data(raw: &[u8]) -> Option<(SocketAddr, Vec<u8>)> {
     let message = Message::parse(raw)?;
     if (message.class, message.method) != (Class::Indication, method::DATA) {

@@ -1,7 +1,7 @@
-//! STUN and TURN over TCP and TLS (RFC 8489 §6.2.2 and §6.2.3, RFC 8656 §3.1): connecting, and whole
-//! messages on a stream. Used by the client, the embedded server and all requests to servers.
+//! STUN and TURN over TCP and TLS (RFC 8489 §6.2.2 and §6.2.3, RFC 8656 §3.1): connects, and splits
+//! a stream into messages. Used by the client, the embedded server and all requests to servers.
 //!
-//! - `trust`, `certificate`: which certificates are trusted · `error`: why connecting failed
+//! - `trust`, `certificate`: the trusted certificates · `error`: why connecting failed
 
 pub mod certificate;
 mod error;
@@ -28,13 +28,14 @@ pub use trust::{Trust, TrustError, certificates};
 
 use super::message::{HEADER_BYTES, MAGIC_COOKIE, padded};
 
-/// Longest time for the connection, TLS included: less than what an ICE server is given to answer.
+/// Timeout of connecting, including TLS: less than an ICE server's timeout for an answer.
 pub const DIAL_WITHIN: Duration = Duration::from_secs(4);
 
-/// First byte of `ChannelData` (RFC 8656 §12): the channel numbers are 0x4000 to 0x4FFF.
+/// First byte of `ChannelData` (RFC 8656 §12). Channel numbers are 0x4000 to 0x4FFF, and up to
+/// 0x7FFF in RFC 5766.
 const CHANNEL_DATA: std::ops::RangeInclusive<u8> = 0x40..=0x7F;
 
-/// Bytes asked of the stream at a time.
+/// Number of bytes to read from the stream at a time.
 const READ_BYTES: usize = 16 * 1024;
 
 /// A connection that carries STUN messages and `ChannelData`.
@@ -47,11 +48,10 @@ enum Inner {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Connects to a server, with TLS when `tls` is given; `host` is the name its certificate must be
-/// for. `bind` is the local address to connect from, when this machine has it.
+/// Connects to a server, with TLS if `tls` is given; `host` is the name for which its certificate
+/// must be valid. `bind` is the local address to connect from, if this machine has it.
 ///
-/// # Errors
-/// [`DialError`] after [`DIAL_WITHIN`] at the latest.
+/// # Errors [`DialError`], at the latest after [`DIAL_WITHIN`].
 pub async fn dial(
     address: SocketAddr,
     host: &str,
@@ -64,7 +64,7 @@ pub async fn dial(
         .await
         .map_err(|_| late("TCP connection"))?
         .map_err(|error| DialError::from_tcp(address, &error))?;
-    // Without it small messages wait for acknowledgements; a failure only costs speed.
+    // Otherwise small messages wait for acknowledgments; a failure only costs speed.
     let _ = tcp.set_nodelay(true);
     let Some(trust) = tls else { return Ok(Stream::from(tcp)) };
     let name = ServerName::try_from(host.to_owned())
@@ -83,7 +83,7 @@ async fn connect(address: SocketAddr, bind: Option<IpAddr>) -> io::Result<TcpStr
     let bind = bind.filter(|ip| ip.is_ipv4() == address.is_ipv4() && !ip.is_unspecified());
     if let Some(ip) = bind {
         match socket.bind(SocketAddr::new(ip, 0)) {
-            // An address of a network that is only simulated.
+            // The address belongs to a simulated network.
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
             bound => bound?,
         }
@@ -104,10 +104,9 @@ impl From<TlsStream<TcpStream>> for Stream {
 }
 
 impl Stream {
-    /// The address of this end.
+    /// The local address.
     ///
-    /// # Errors
-    /// As the socket's own.
+    /// # Errors The error of the socket.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         match &self.0 {
             Inner::Tcp(stream) => stream.local_addr(),
@@ -115,7 +114,7 @@ impl Stream {
         }
     }
 
-    /// The two directions, in whole messages.
+    /// Splits the stream into a reader and a writer of whole messages.
     #[must_use]
     pub fn into_split(self) -> (FrameReader, FrameWriter) {
         let (read, write) = tokio::io::split(self);
@@ -164,7 +163,7 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// Whole messages that come.
+/// Reads whole messages.
 #[derive(Debug)]
 pub struct FrameReader {
     stream: ReadHalf<Stream>,
@@ -172,11 +171,10 @@ pub struct FrameReader {
 }
 
 impl FrameReader {
-    /// The next STUN message or `ChannelData`, without its padding; `None` when the peer has
-    /// closed between two of them. Dropping the future loses nothing.
+    /// The next STUN message or `ChannelData`, without its padding; `None` if the peer closed the
+    /// connection between two messages. Dropping the future loses no data.
     ///
-    /// # Errors
-    /// The connection broke, ended within a message, or carries something else.
+    /// # Errors The connection failed, ended within a message, or carries something else.
     pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
         loop {
             if let Some((length, padding)) = frame(&self.buffer)? {
@@ -189,7 +187,7 @@ impl FrameReader {
                 Ok(0) if self.buffer.is_empty() => return Ok(None),
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(_) => {}
-                // TLS without its closing alert, which most servers leave out.
+                // TLS ended without a closing alert, which most servers omit.
                 Err(error)
                     if error.kind() == io::ErrorKind::UnexpectedEof && self.buffer.is_empty() =>
                 {
@@ -201,7 +199,7 @@ impl FrameReader {
     }
 }
 
-/// Whole messages that go.
+/// Writes whole messages.
 #[derive(Debug)]
 pub struct FrameWriter {
     stream: WriteHalf<Stream>,
@@ -209,8 +207,8 @@ pub struct FrameWriter {
 }
 
 impl FrameWriter {
-    /// Adds a STUN message or `ChannelData` to what [`FrameWriter::flush`] sends; `ChannelData` is
-    /// padded to four bytes (RFC 8656 §12.5).
+    /// Queues a STUN message or `ChannelData` for [`FrameWriter::flush`]; `ChannelData` is padded to
+    /// four bytes (RFC 8656 §12.5).
     pub fn push(&mut self, message: &[u8]) {
         self.buffer.extend_from_slice(message);
         if message.first().is_some_and(|first| CHANNEL_DATA.contains(first)) {
@@ -219,16 +217,16 @@ impl FrameWriter {
         }
     }
 
-    /// Bytes that wait for [`FrameWriter::flush`].
+    /// Number of bytes waiting for [`FrameWriter::flush`].
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.buffer.len()
     }
 
-    /// Sends what waits. A dropped future can be made again and goes on where it was.
+    /// Sends the queued messages. If the future is dropped, another call resumes where it stopped.
     ///
     /// # Errors
-    /// The connection broke.
+    /// The connection failed.
     pub async fn flush(&mut self) -> io::Result<()> {
         self.stream.write_all_buf(&mut self.buffer).await?;
         self.stream.flush().await
@@ -237,14 +235,14 @@ impl FrameWriter {
     /// Sends one message.
     ///
     /// # Errors
-    /// The connection broke.
+    /// The connection failed.
     pub async fn send(&mut self, message: &[u8]) -> io::Result<()> {
         self.push(message);
         self.flush().await
     }
 }
 
-/// What a stream carries that is neither a STUN message nor `ChannelData`.
+/// A stream carries something that is neither a STUN message nor `ChannelData`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("neither a STUN message nor ChannelData")]
 pub struct NotAFrame;
@@ -255,11 +253,10 @@ impl From<NotAFrame> for io::Error {
     }
 }
 
-/// Length of the message a stream starts with, and of its padding (RFC 8656 §12.5): `None` when
+/// Lengths of the message at the start of a stream and of its padding (RFC 8656 §12.5); `None` if
 /// more bytes are needed.
 ///
-/// # Errors
-/// [`NotAFrame`], as soon as it shows.
+/// # Errors [`NotAFrame`], as soon as it is certain.
 pub fn frame(stream: &[u8]) -> Result<Option<(usize, usize)>, NotAFrame> {
     let &[first, _, l0, l1, ..] = stream else { return Ok(None) };
     let length = usize::from(u16::from_be_bytes([l0, l1]));

@@ -1,4 +1,4 @@
-//! Why a server does not give what it is asked for.
+//! Errors of requests to a STUN or TURN server.
 
 use std::{io, time::Duration};
 
@@ -7,42 +7,42 @@ use crate::{
     types::printable,
 };
 
-/// Why a server does not give what it is asked for.
+/// Why a request to a server failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// No connection over TCP or TLS.
+    /// The connection over TCP or TLS failed.
     #[error(transparent)]
     Dial(#[from] DialError),
-    /// The UDP port is closed: the server's machine says so (ICMP port unreachable).
+    /// The UDP port is closed, as reported by the server's machine (ICMP port unreachable).
     #[error("its UDP port is closed")]
     Closed,
-    /// The network refused.
+    /// The operating system reported a network error.
     #[error("{0}")]
     Io(io::Error),
     /// The server closed the connection.
     #[error("it closed the connection without an answer")]
     HungUp,
-    /// No answer.
+    /// The server did not answer.
     #[error("it did not answer {requests} requests within {} s", .within.as_secs_f32())]
     Silent {
-        /// Requests sent, repetitions included.
+        /// Requests sent, including retransmissions.
         requests: u32,
-        /// How long was waited.
+        /// How long an answer was awaited.
         within: Duration,
     },
-    /// An error answer.
+    /// The server sent an error answer.
     #[error("{code} {reason}")]
     Refused {
         /// ERROR-CODE (RFC 8489 §14.8).
         code: u16,
-        /// The server's words.
+        /// The server's error text.
         reason: String,
     },
-    /// A message is longer than STUN's 16-bit lengths can say: its data, its login, or the realm or nonce
-    /// of the server.
-    #[error("a STUN message of more than 65535 bytes cannot be sent")]
+    /// A message exceeds STUN's 16-bit lengths because of its data, its login, or the server's realm or
+    /// nonce.
+    #[error("a STUN message cannot exceed 65535 bytes")]
     TooLong,
-    /// An answer that cannot be used: what it lacks.
+    /// The answer is unusable because it lacks this.
     #[error("its answer lacks {0}")]
     Answer(&'static str),
 }

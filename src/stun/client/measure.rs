@@ -1,6 +1,6 @@
-//! Round trips, a paced keyframe and throughput, through an allocation. The relayed address sends to itself, so that
-//! nothing but the path to the server and back is measured, and no NAT is between; a server that forbids that can be
-//! measured with a peer that sends everything back.
+//! Measures round trips, a paced keyframe and throughput through an allocation. The relayed address sends to itself,
+//! so that only the path to the server and back is measured, without a NAT in between; a server that forbids this
+//! can be measured with a peer that returns everything.
 
 use std::{
     net::SocketAddr,
@@ -15,38 +15,38 @@ const MARK: [u8; 4] = *b"orpd";
 /// Pause between two round trips.
 const PING_EVERY: Duration = Duration::from_millis(20);
 
-/// How long the last packets may take.
+/// How long to wait for the last packets.
 const TAIL: Duration = Duration::from_secs(1);
 
-/// Payload of a packet of video, bytes.
+/// Payload of a video packet, bytes.
 const PACKET_BYTES: usize = 1188;
 
-/// Bytes of a keyframe.
+/// Size of a keyframe, bytes.
 pub const BURST_BYTES: usize = 100_000;
 
 /// Pacing of the burst: bits per second, and bits sent immediately.
 const PACE: (f64, f64) = (8e6, 120e3);
 
-/// How long throughput is measured, and with how many bytes at most: relayed traffic costs money.
+/// Duration of the throughput measurement and its maximum number of bytes: relayed traffic costs money.
 const THROUGHPUT: (Duration, u64) = (Duration::from_millis(800), 4_000_000);
 
-/// A packet is lost when so many later ones have come back.
+/// A packet counts as lost once this many later ones have returned.
 const REORDERED: u32 = 16;
 
-/// Everything that is under way is lost when nothing comes back for so long.
+/// All packets in flight count as lost if nothing returns for this long.
 const STALLED: Duration = Duration::from_millis(400);
 
-/// Packets under way at the start, and at most: a round trip of 100 ms at 80 Mbit/s has 840.
+/// Initial and maximum number of packets in flight: a round trip of 100 ms at 80 Mbit/s has 840.
 const WINDOW: (f64, f64) = (10.0, 1000.0);
 
-/// What became of the burst.
+/// The result of sending a burst.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Burst {
     /// Packets sent.
     pub sent: u32,
-    /// Packets that came back.
+    /// Packets that returned.
     pub received: u32,
-    /// From the first packet sent to the last that came back.
+    /// Time from the first packet sent to the last one returned.
     pub took: Duration,
 }
 
@@ -58,30 +58,30 @@ impl Burst {
     }
 }
 
-/// What went through and came back, with as many packets under way as the path takes.
+/// The result of keeping as many packets in flight as the path carries.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Throughput {
     /// Packets sent.
     pub sent: u32,
-    /// Packets that came back.
+    /// Packets that returned.
     pub received: u32,
-    /// Payload that came back within the second half of the measurement, bits a second. It is a lower bound: a path
-    /// with long round trips is not full by then.
+    /// Rate of the payload that returned in the second half of the measurement. This is a lower bound: a path with
+    /// long round trips is not yet full by then.
     pub bits_per_second: f64,
 }
 
-/// Packets under way: how many there may be, by loss and by what came back (as TCP does it, RFC 5681 §3.1).
+/// The window of packets in flight, which depends on loss and on returned packets (as in TCP, RFC 5681 §3.1).
 #[derive(Debug)]
 struct Window {
     size: f64,
     grows: bool,
     sent: u32,
-    /// Those of `sent` that came back.
+    /// Numbers of the packets that returned.
     back: std::collections::BTreeSet<u32>,
-    /// All below it have come back or are lost.
+    /// All packets below this number have returned or are lost.
     settled: u32,
     lost: u32,
-    /// A loss counts once for those that were under way with it.
+    /// Losses below this number do not shrink the window again.
     recovered_at: u32,
 }
 
@@ -92,11 +92,11 @@ impl Window {
     }
 
     fn is_open(&self) -> bool {
-        let under_way = self.sent - self.settled - self.back.range(self.settled..).count() as u32;
-        f64::from(under_way) < self.size
+        let in_flight = self.sent - self.settled - self.back.range(self.settled..).count() as u32;
+        f64::from(in_flight) < self.size
     }
 
-    /// Whether it is the first time that this packet comes back.
+    /// Records a returned packet. Returns whether it was awaited and returned for the first time.
     fn came_back(&mut self, number: u32) -> bool {
         if number >= self.sent || !self.back.insert(number) {
             return false;
@@ -107,7 +107,7 @@ impl Window {
         true
     }
 
-    /// Everything under way is given up.
+    /// Counts all packets in flight as lost.
     fn stalled(&mut self) {
         self.settle(self.sent);
     }
@@ -140,10 +140,10 @@ fn number(packet: &[u8]) -> Option<u32> {
 }
 
 impl Client {
-    /// Sends small packets to `peer`, which sends them back, and gives the times of those that came.
+    /// Sends small packets to `peer`, which returns them, and measures the round trips of those that arrive.
     ///
     /// # Errors
-    /// [`ClientError`] when the connection breaks.
+    /// [`ClientError`] if the connection fails.
     pub async fn round_trips(
         &mut self,
         peer: SocketAddr,
@@ -166,21 +166,21 @@ impl Client {
         Ok(times)
     }
 
-    /// Sends as many packets as a keyframe has, paced as video is, to `peer`, which sends them back.
+    /// Sends a keyframe's worth of packets, paced like video, to `peer`, which returns them.
     ///
     /// # Errors
-    /// [`ClientError`] when the connection breaks.
+    /// [`ClientError`] if the connection fails.
     pub async fn burst(&mut self, peer: SocketAddr) -> Result<Burst, ClientError> {
-        // Above every number of a round trip, so that a late one does not count here.
+        // Above all numbers used for round trips, so that late packets of those do not count here.
         const FIRST: u32 = 1 << 16;
         let total = BURST_BYTES.div_ceil(PACKET_BYTES) as u32;
         let started = Instant::now();
         let mut seen = std::collections::HashSet::new();
         let mut last = started;
-        let (rate, at_once) = PACE;
+        let (rate, burst) = PACE;
         for index in 0..total {
             let bits = f64::from(index) * PACKET_BYTES as f64 * 8.0;
-            let due = started + Duration::from_secs_f64((bits - at_once).max(0.0) / rate);
+            let due = started + Duration::from_secs_f64((bits - burst).max(0.0) / rate);
             while Instant::now() < due
                 && let Some((_, data)) = self.receive(due).await?
             {
@@ -197,21 +197,21 @@ impl Client {
         Ok(Burst { sent: total, received: seen.len() as u32, took: last - started })
     }
 
-    /// Keeps as many packets under way to `peer`, which sends them back, as come back without loss.
+    /// Keeps as many packets in flight to `peer`, which returns them, as the path carries without loss.
     ///
     /// # Errors
-    /// [`ClientError`] when the connection breaks.
+    /// [`ClientError`] if the connection fails.
     pub async fn throughput(&mut self, peer: SocketAddr) -> Result<Throughput, ClientError> {
-        // Above every number of a burst.
+        // Above all numbers used for bursts.
         const FIRST: u32 = 1 << 24;
         let (time, bytes) = THROUGHPUT;
-        let most = (bytes / PACKET_BYTES as u64) as u32;
+        let max = (bytes / PACKET_BYTES as u64) as u32;
         let started = Instant::now();
         let end = started + time;
         let mut window = Window::new();
         let mut arrivals = Vec::new();
         while Instant::now() < end {
-            while window.sent < most && window.is_open() {
+            while window.sent < max && window.is_open() {
                 self.send_to(peer, &packet(FIRST + window.sent, PACKET_BYTES)).await?;
                 window.sent += 1;
             }
@@ -236,7 +236,7 @@ impl Client {
     }
 }
 
-/// Payload bits a second of the arrivals after half of the time.
+/// Payload bits a second of the arrivals in the second half of the time.
 fn rate_of_second_half(arrivals: &[Duration]) -> f64 {
     let Some(last) = arrivals.last() else { return 0.0 };
     let half = *last / 2;
@@ -262,7 +262,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packets_are_known_by_their_number() {
+    fn packets_are_identified_by_number() {
         assert_eq!(number(&packet(7, 64)), Some(7));
         assert_eq!(packet(7, PACKET_BYTES).len(), PACKET_BYTES);
         assert_eq!(number(b"orp"), None);
@@ -270,16 +270,16 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_has_a_loss() {
+    fn the_loss_of_a_burst_is_computed() {
         let burst = Burst { sent: 80, received: 60, took: Duration::from_millis(100) };
         assert!((burst.loss() - 0.25).abs() < 1e-9);
     }
 
-    /// A path that carries `rate` packets a second, with a queue, and sends them back after `delay`.
+    /// Simulates a path with a queue that carries `rate` packets a second and returns them after `delay`.
     fn through_a_path(rate: f64, queue: usize, delay: Duration) -> (Window, f64) {
         let mut window = Window::new();
         let mut arrivals: Vec<Duration> = Vec::new();
-        let mut under_way = VecDeque::<(Duration, u32)>::new();
+        let mut in_flight = VecDeque::<(Duration, u32)>::new();
         let (mut now, mut free_at) = (Duration::ZERO, Duration::ZERO);
         let packet_time = Duration::from_secs_f64(1.0 / rate);
         while now < THROUGHPUT.0 {
@@ -287,11 +287,11 @@ mod tests {
                 let waiting = free_at.saturating_sub(now).as_secs_f64() * rate;
                 if waiting < queue as f64 {
                     free_at = free_at.max(now) + packet_time;
-                    under_way.push_back((free_at + delay, window.sent));
+                    in_flight.push_back((free_at + delay, window.sent));
                 }
                 window.sent += 1;
             }
-            match under_way.pop_front() {
+            match in_flight.pop_front() {
                 Some((at, number)) => {
                     now = at;
                     assert!(window.came_back(number));
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn throughput_is_that_of_the_path() {
+    fn throughput_matches_the_path() {
         let bits = PACKET_BYTES as f64 * 8.0;
         for (mbits, delay) in [(1.0, 5), (9.0, 1), (9.0, 40), (30.0, 20), (200.0, 1)] {
             let rate = mbits * 1e6 / bits;
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_swallows_everything_has_no_throughput() {
+    fn a_path_that_drops_everything_has_no_throughput() {
         let (window, measured) = through_a_path(1e-3, 0, Duration::ZERO);
         assert_eq!((window.lost, window.settled), (window.sent, window.sent));
         assert!(measured.abs() < f64::EPSILON && window.sent > 0);

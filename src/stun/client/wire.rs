@@ -1,4 +1,4 @@
-//! UDP, TCP and TLS alike: whole messages out and in.
+//! Sends and receives whole messages over UDP, TCP or TLS.
 
 use std::{
     io,
@@ -18,10 +18,11 @@ use crate::stun::{
     uri::Transport,
 };
 
-/// Kernel buffers of the socket, bytes: the usual default loses bursts of a keyframe's size.
+/// Size of the socket's kernel buffers, bytes: the usual default loses bursts as large as a
+/// keyframe.
 const SOCKET_BUFFER: usize = 1 << 20;
 
-/// Largest UDP datagram, bytes.
+/// Maximum size of a UDP datagram, bytes.
 const MAX_DATAGRAM: usize = 65_536;
 
 #[derive(Debug)]
@@ -47,13 +48,13 @@ impl Wire {
         let socket = UdpSocket::bind((local, 0)).await?;
         socket.connect(server.address).await?;
         let options = SockRef::from(&socket);
-        // The kernel gives what it allows; less may lose packets of a burst.
+        // The kernel may grant less, in which case packets of a burst may be lost.
         let _ = options.set_recv_buffer_size(SOCKET_BUFFER);
         let _ = options.set_send_buffer_size(SOCKET_BUFFER);
         Ok(Self::Udp { socket, buffer: vec![0; MAX_DATAGRAM] })
     }
 
-    /// Whether the transport delivers everything to the server.
+    /// Whether the transport is reliable, so that requests need no retransmission.
     pub(super) fn is_reliable(&self) -> bool {
         matches!(self, Self::Stream { .. })
     }
@@ -61,7 +62,7 @@ impl Wire {
     pub(super) async fn send(&mut self, message: &[u8]) -> Result<(), ClientError> {
         match self {
             Self::Udp { socket, .. } => match socket.send(message).await {
-                // The error of an earlier datagram; `receive` reports it if nothing else arrives.
+                // This is the error of an earlier datagram; `receive` reports it if nothing else arrives.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
                 sent => Ok(sent.map(drop)?),
             },
@@ -72,7 +73,7 @@ impl Wire {
         }
     }
 
-    /// The next message; `None` when none comes by then.
+    /// The next message; `None` if none arrives until then.
     pub(super) async fn receive(&mut self, until: Instant) -> Result<Option<Vec<u8>>, ClientError> {
         match self {
             Self::Udp { socket, buffer } => {

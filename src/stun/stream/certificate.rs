@@ -1,5 +1,5 @@
-//! Verifies the certificate that a server presents: by a chain to a known CA (RFC 5280 §6), or by
-//! the fingerprint of its certificate (a pin), without a CA.
+//! Verifies the certificate that a server presents, by a chain to a known CA (RFC 5280 §6) or by its
+//! fingerprint (a pin), without a CA.
 
 use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
@@ -15,7 +15,7 @@ use rustls::{
 };
 use sha2::{Digest, Sha256};
 
-/// A name no certificate is for (RFC 6761 §6.4).
+/// A name for which no certificate can be issued (RFC 6761 §6.4).
 const UNKNOWN: &str = "unknown.invalid";
 
 /// SHA-256 of a certificate's DER, as `openssl x509 -fingerprint -sha256` shows it.
@@ -62,7 +62,7 @@ impl FromStr for Fingerprint {
     }
 }
 
-/// The names and addresses a certificate is for; empty when it cannot be read.
+/// The names and addresses for which a certificate is valid; empty if it cannot be read.
 #[must_use]
 pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
     let (Ok(parsed), Ok(unknown)) =
@@ -79,8 +79,8 @@ pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
     }
 }
 
-/// The seconds since 1970 from which and until which a certificate is valid (RFC 5280 §4.1.2.5); none
-/// when it cannot be read.
+/// The start and end of a certificate's validity (RFC 5280 §4.1.2.5), in seconds since 1970; none if
+/// it cannot be read.
 #[must_use]
 pub fn validity(certificate: &CertificateDer<'_>) -> Option<(i64, i64)> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
@@ -88,7 +88,7 @@ pub fn validity(certificate: &CertificateDer<'_>) -> Option<(i64, i64)> {
     Some((validity.not_before.timestamp(), validity.not_after.timestamp()))
 }
 
-/// Whether a certificate is for a host: a DNS name, or an IP address without brackets.
+/// Whether a certificate is valid for a host, which is a DNS name or an IP address without brackets.
 #[must_use]
 pub fn is_for(certificate: &CertificateDer<'_>, host: &str) -> bool {
     let (Ok(parsed), Ok(name)) =
@@ -107,28 +107,28 @@ pub(super) fn plain(name: &str) -> String {
     bare.parse::<IpAddr>().map_or(bare, |ip| ip.to_string())
 }
 
-/// What is wrong with a certificate.
+/// Why a certificate is not trusted.
 #[derive(Debug)]
 pub enum Wrong {
-    /// It is none of those pinned.
+    /// It matches none of the pinned fingerprints.
     Pin,
-    /// As rustls says.
+    /// rustls rejected it.
     Certificate(CertificateError),
 }
 
 /// A certificate that was presented but not trusted.
 #[derive(Debug)]
 pub struct Presented {
-    /// Why not.
+    /// Why it is not trusted.
     pub wrong: Wrong,
-    /// The hosts it is for.
+    /// The hosts for which it is valid.
     pub names: Vec<String>,
     /// Its fingerprint.
     pub fingerprint: Fingerprint,
 }
 
 impl Presented {
-    /// The certificate that a TLS error is about, if it is about one.
+    /// The certificate that caused a TLS error, if one did.
     #[must_use]
     pub fn in_error(error: &Error) -> Option<&Self> {
         match error {
@@ -139,7 +139,7 @@ impl Presented {
         }
     }
 
-    /// Which certificate: its hosts and its fingerprint.
+    /// Describes the certificate by its hosts and its fingerprint.
     #[must_use]
     pub fn certificate(&self) -> String {
         let names =
@@ -155,10 +155,10 @@ impl fmt::Display for Presented {
             Wrong::Certificate(CertificateError::UnknownIssuer) => {
                 f.write_str("the certificate is signed by an unknown CA")?;
             }
-            // What `openssl req -x509` makes.
+            // `openssl req -x509` creates such certificates.
             Wrong::Certificate(wrong) if format!("{wrong:?}").contains("CaUsedAsEndEntity") => f.write_str(
-                "it is a CA's certificate, which cannot be a server's own: take it by its SHA-256, or have \
-                 it sign one for the server",
+                "it is a CA's certificate, which a server cannot use itself: pin its SHA-256, or sign a \
+                 certificate for the server with it",
             )?,
             Wrong::Certificate(wrong) => write!(f, "{wrong}")?,
         }
@@ -168,11 +168,11 @@ impl fmt::Display for Presented {
 
 impl std::error::Error for Presented {}
 
-/// Decides whether a certificate is trusted; its errors carry the certificate that was not.
+/// Decides whether a certificate is trusted; its errors contain the rejected certificate.
 #[derive(Debug)]
 pub(super) struct Judge {
     pub chains: Arc<WebPkiServerVerifier>,
-    /// When there are any, they alone decide, whatever the certificate's names and its CA.
+    /// If there are any, they alone decide, regardless of the certificate's names and CA.
     pub pins: Arc<[Fingerprint]>,
 }
 
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_a_certificate_are_told() {
+    fn the_names_of_a_certificate_are_listed() {
         let key = rcgen::KeyPair::generate().unwrap();
         let listed = ["a.example", "*.b.example", "192.0.2.1", "2001:db8::1", "::1"];
         let parameters = rcgen::CertificateParams::new(listed.map(str::to_owned).to_vec()).unwrap();
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ca_that_serves_is_told_as_one() {
+    fn a_ca_certificate_used_by_a_server_is_reported() {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut parameters = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
         parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);

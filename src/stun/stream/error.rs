@@ -9,7 +9,7 @@ use super::certificate::{Presented, Wrong, plain};
 /// Why connecting failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DialError {
-    /// Nothing listens there.
+    /// Nothing listens at this address.
     #[error("TCP port {} of {} is closed", .0.port(), .0.ip())]
     Refused(SocketAddr),
     /// The destination is unreachable.
@@ -20,20 +20,20 @@ pub enum DialError {
         /// Error of the operating system.
         reason: String,
     },
-    /// No answer.
+    /// The server did not answer.
     #[error("no {step} with {address} within {} s", .within.as_secs())]
     Timeout {
         /// The server.
         address: SocketAddr,
         /// `TCP connection` or `TLS handshake`.
         step: &'static str,
-        /// How long was waited.
+        /// How long an answer was awaited.
         within: Duration,
     },
-    /// The port answers, but not in TLS.
+    /// The port answers, but not with TLS.
     #[error("{0} answers in plain text, not TLS")]
     PlainText(SocketAddr),
-    /// It closed the connection where its part of TLS was due.
+    /// The server closed the connection during the TLS handshake.
     #[error("{0} closed the connection during the TLS handshake")]
     Closed(SocketAddr),
     /// An established connection ended.
@@ -41,10 +41,10 @@ pub enum DialError {
     Ended {
         /// The server.
         address: SocketAddr,
-        /// Why.
+        /// Why it ended.
         reason: String,
     },
-    /// A certificate cannot be for such a host.
+    /// No certificate can be issued for this host.
     #[error("`{host}` is not a host name that a certificate can be issued for")]
     NoName {
         /// The host.
@@ -53,9 +53,9 @@ pub enum DialError {
     /// The certificate is for other hosts.
     #[error("the certificate is not for {host}{}", names(.presented))]
     Name {
-        /// The host that was asked for.
+        /// The host to which the connection was made.
         host: String,
-        /// The hosts it is for, as far as they are known.
+        /// The hosts for which it is valid, as far as they are known.
         presented: Vec<String>,
     },
     /// The certificate has expired.
@@ -64,35 +64,35 @@ pub enum DialError {
     /// The certificate is not valid yet.
     #[error("the certificate of {0} is not valid yet")]
     NotYet(String),
-    /// Signed by a CA that is not trusted.
+    /// The certificate is signed by a CA that is not trusted.
     #[error(
         "the certificate of {host} is signed by an unknown CA; the server presented one {presented}"
     )]
     UnknownCa {
         /// The host.
         host: String,
-        /// Which certificate: its hosts and its fingerprint.
+        /// The hosts and the fingerprint of the certificate.
         presented: String,
     },
-    /// Not one of the pinned certificates.
+    /// The certificate matches none of the pinned fingerprints.
     #[error(
         "the certificate of {host} matches none of the pinned fingerprints; the server presented one {presented}"
     )]
     Pin {
         /// The host.
         host: String,
-        /// Which certificate: its hosts and its fingerprint.
+        /// The hosts and the fingerprint of the certificate.
         presented: String,
     },
-    /// A CA's own certificate stands where a server's should.
+    /// The server presents a CA certificate as its own.
     #[error("{0} presents a CA certificate instead of a server certificate")]
     CaAsServer(String),
-    /// The rest.
+    /// Any other TLS error.
     #[error("TLS to {host}: {reason}")]
     Tls {
         /// The host.
         host: String,
-        /// What rustls says.
+        /// The error of rustls.
         reason: String,
     },
 }
@@ -175,7 +175,7 @@ impl DialError {
         }
     }
 
-    /// Whether the port could be connected to: what failed then is TLS.
+    /// Whether the TCP connection succeeded and TLS failed.
     #[must_use]
     pub fn is_tls(&self) -> bool {
         self.code().starts_with("tls")
@@ -186,45 +186,48 @@ impl DialError {
     pub fn remedy(&self) -> String {
         match self {
             Self::Refused(address) => {
-                format!("is the server running, and does it listen on TCP port {}?", address.port())
+                format!(
+                    "check that the server is running and listens on TCP port {}",
+                    address.port()
+                )
             }
             Self::Unreachable { .. } => "check this machine's network and routes".into(),
             Self::Timeout { step: "TLS handshake", .. } | Self::Closed(_) => {
-                "does the server speak TLS on this port? For TCP without TLS give \
+                "check that the server uses TLS on this port; for TCP without TLS, give \
                  turn:HOST:PORT?transport=tcp"
                     .into()
             }
             Self::Timeout { address, .. } => format!(
-                "check the host, and whether a firewall between blocks TCP port {}",
+                "check the host and that no firewall on the path blocks TCP port {}",
                 address.port()
             ),
             Self::PlainText(_) => {
-                "give the port where the server speaks TLS, or turn:HOST:PORT?transport=tcp".into()
+                "give the server's TLS port, or use turn:HOST:PORT?transport=tcp".into()
             }
             Self::Ended { .. } => {
-                "see the server's log, and whether something between ends idle or long connections"
+                "check the server's log and whether a device on the path ends idle or long connections"
                     .into()
             }
             Self::NoName { .. } | Self::Name { .. } => {
-                "give the host by a name the certificate is for, or the server a certificate for \
-                 this name"
+                "use a host name for which the certificate is valid, or give the server a \
+                 certificate for this name"
                     .into()
             }
             Self::Expired(_) => {
-                "renew the server's certificate, or correct this machine's clock".into()
+                "renew the server's certificate or correct this machine's clock".into()
             }
             Self::NotYet(_) => "correct the clock of this machine or of the server".into(),
             Self::UnknownCa { .. } => {
-                "give the CA's certificate with --cacert FILE, or this one's SHA-256 with --tls-pin; \
-                 else the server leaves out the certificates between its own and the CA's"
+                "give the CA's certificate with --cacert FILE, or this certificate's SHA-256 with \
+                 --tls-pin; if the CA is well known, let the server send its intermediate certificates"
                     .into()
             }
-            Self::Pin { .. } => "if the server has a new certificate, give --tls-pin its SHA-256; if \
-                                 not, the connection is being intercepted"
+            Self::Pin { .. } => "if the server has a new certificate, give its SHA-256 with \
+                                 --tls-pin; otherwise, the connection is being intercepted"
                 .into(),
-            Self::CaAsServer(_) => "let the server show a certificate signed by its CA, not the \
-                                    CA's own (openssl req -x509 makes one without \
-                                    -addext basicConstraints=CA:FALSE)"
+            Self::CaAsServer(_) => "let the server present a certificate signed by its CA, not the \
+                                    CA's own (openssl req -x509 creates a CA certificate unless \
+                                    given -addext basicConstraints=CA:FALSE)"
                 .into(),
             Self::Tls { .. } => "check the server's certificate and TLS versions".into(),
         }

@@ -21,12 +21,12 @@ fn frames_of_a_stream_are_found() {
     assert_eq!(frame(b"\x40\x00\x00\x01x"), Ok(None), "the padding belongs to the frame");
     assert_eq!(frame(b"\x40\x00\x00\x01x\0\0\0"), Ok(Some((5, 3))));
     assert!(frame(b"\x00\x01\x00\x03").is_err());
-    assert!(frame(b"GET / HTTP/1.1").is_ok(), "G is in the range of channels");
+    assert!(frame(b"GET / HTTP/1.1").is_ok(), "`G` is in the range of channel numbers");
     assert!(frame(b"\x80\x00\x00\x00").is_err());
     assert!(frame(b"\x16\x03\x01\x02\x00\x01").is_err(), "a TLS handshake");
 }
 
-/// A server's certificate for these names, signed by a CA of its own; and the CA as PEM.
+/// The configuration of a server with a certificate for these names, and its own CA as PEM.
 fn certificate(names: &[&str], not_after: Option<i32>) -> (Arc<ServerConfig>, String) {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
@@ -49,7 +49,7 @@ fn certificate(names: &[&str], not_after: Option<i32>) -> (Arc<ServerConfig>, St
     (Arc::new(config), ca.pem())
 }
 
-/// A server that sends back what comes; with `None` in plain TCP.
+/// A server that returns every message; with `None`, over plain TCP.
 async fn echo(tls: Option<Arc<ServerConfig>>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -102,7 +102,7 @@ async fn messages_pass_over_tls_by_name_and_by_address() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_certificate_is_told() {
+async fn errors_name_the_problem_with_a_certificate() {
     let (config, ca) = certificate(&["relay.example"], None);
     let address = echo(Some(config)).await;
     let trust = Trust::with(ca.as_bytes()).unwrap();
@@ -126,7 +126,7 @@ async fn what_is_wrong_with_a_certificate_is_told() {
 }
 
 #[tokio::test]
-async fn closed_plain_and_foreign_ports_are_told_apart() {
+async fn closed_and_plain_text_ports_are_distinguished() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let closed = listener.local_addr().unwrap();
     drop(listener);
@@ -166,7 +166,7 @@ async fn an_end_within_a_message_is_an_error() {
 }
 
 #[test]
-fn what_is_no_certificate_is_named() {
+fn files_without_valid_certificates_are_rejected() {
     assert_eq!(Trust::with(b"").err(), Some(TrustError::Empty));
     let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
     assert_eq!(Trust::with(key.as_bytes()).err(), Some(TrustError::Empty));

@@ -1,5 +1,5 @@
-//! The trusted certificates: those of the web (Mozilla's list), and more of a PEM file
-//! (RFC 7468), or only those with a given fingerprint.
+//! The trusted certificates: Mozilla's list and those of a PEM file (RFC 7468), or only those with
+//! a given fingerprint.
 
 use std::{
     fmt,
@@ -23,27 +23,27 @@ pub struct Trust {
     pins: Arc<[Fingerprint]>,
 }
 
-/// What is wrong with a PEM file of certificates.
+/// Why a PEM file of certificates is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TrustError {
-    /// Its text.
+    /// The text is not PEM.
     #[error("not valid PEM: {0}")]
     Pem(String),
-    /// Nothing in it, or only keys.
+    /// The file is empty or contains only keys.
     #[error("it contains no certificate")]
     Empty,
-    /// One of its certificates.
+    /// One of the certificates is not valid.
     #[error("certificate {number} in it is not valid: {reason}")]
     Certificate {
-        /// Which, from 1.
+        /// Position of the certificate, from 1.
         number: usize,
-        /// Why.
+        /// Why it is not valid.
         reason: String,
     },
 }
 
 impl TrustError {
-    /// What to try.
+    /// How to fix it.
     #[must_use]
     pub fn remedy(&self) -> &'static str {
         "use a file with -----BEGIN CERTIFICATE----- blocks: the CA's certificate, not its key"
@@ -51,7 +51,7 @@ impl TrustError {
 }
 
 impl Trust {
-    /// Mozilla's list, as browsers have it.
+    /// Mozilla's list, which browsers use.
     #[must_use]
     pub fn web() -> Self {
         static WEB: LazyLock<Trust> = LazyLock::new(|| Trust::of(&[], &[]));
@@ -61,13 +61,13 @@ impl Trust {
     /// Mozilla's list and the certificates of a PEM text.
     ///
     /// # Errors
-    /// [`TrustError`] when there is none, or one that cannot be used.
+    /// [`TrustError`] if there is no certificate or one cannot be used.
     pub fn with(pem: &[u8]) -> Result<Self, TrustError> {
         Ok(Self::of(&certificates(pem)?, &[]))
     }
 
-    /// Mozilla's list and more certificates, of [`certificates`]; or, when there are pins, only
-    /// server certificates with one of these fingerprints, whatever their names and their CA.
+    /// Mozilla's list and more certificates, from [`certificates`]; or, if there are pins, only
+    /// server certificates with one of these fingerprints, regardless of their names and CA.
     #[must_use]
     pub fn of(added: &[CertificateDer<'static>], pins: &[Fingerprint]) -> Self {
         let provider = Arc::new(ring::default_provider());
@@ -86,7 +86,7 @@ impl Trust {
         Self { client: Arc::new(client), added: added.into(), pins }
     }
 
-    /// For TLS connections.
+    /// The client configuration for TLS connections.
     #[must_use]
     pub fn client(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.client)
@@ -109,7 +109,7 @@ impl fmt::Debug for Trust {
     }
 }
 
-/// Two are equal when they trust the same certificates.
+/// Two values are equal if they trust the same certificates.
 impl PartialEq for Trust {
     fn eq(&self, other: &Self) -> bool {
         self.added == other.added && self.pins == other.pins
@@ -121,7 +121,7 @@ impl Eq for Trust {}
 /// The certificates of a PEM text, each usable as a trust anchor.
 ///
 /// # Errors
-/// [`TrustError`] when there is none, or one that cannot be used.
+/// [`TrustError`] if there is no certificate or one cannot be used.
 pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TrustError> {
     let found = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<Vec<_>, _>>()
