@@ -12,7 +12,7 @@ pub const INTERRUPTED: u8 = 130;
 /// A failure of a command. Printed as `error: STAGE: message`, then `  try: remedy`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Failure {
-    /// Where it failed.
+    /// The stage that failed.
     pub stage: Stage,
     /// Stable error code in kebab case, for programs.
     #[serde(skip_serializing_if = "Option::is_none")]
