@@ -40,7 +40,7 @@ pub(super) struct Evidence {
     pub(super) error: Option<SessionError>,
     /// Whether this device joined the room.
     pub(super) joined: bool,
-    /// Whether the other device is in the room; none if the server does not report it.
+    /// Whether the other device is in the room; `None` if the server does not report it.
     pub(super) present: Option<bool>,
     /// Whether the remote description was received.
     pub(super) described: bool,

@@ -111,7 +111,7 @@ pub struct Measured {
     pub resources: Resources,
     /// Quantities that could not be measured.
     pub not_measured: Vec<NotMeasured>,
-    /// Why the run ended early; none if it did not.
+    /// Why the run ended early; `None` if it did not.
     pub ended: Option<FailureRecord>,
 }
 

@@ -46,7 +46,7 @@ pub(super) struct Pinging {
     newest: Option<(i64, Instant)>,
     left: u64,
     next: i64,
-    /// When the next ping is due; none before the start and after the last one.
+    /// When the next ping is due; `None` before the start and after the last one.
     due: Option<Instant>,
     last_sent: Option<Instant>,
     unanswered: HashMap<i64, UnansweredPing>,
@@ -217,7 +217,7 @@ impl Pinging {
         &self.histogram
     }
 
-    /// The peer's clock minus ours, s; none if its answers do not carry it.
+    /// The peer's clock minus ours, s; `None` if its answers do not carry it.
     pub(super) fn clock_offset(&self) -> Option<f64> {
         let clocks = self.samples.iter().filter_map(|sample| sample.clock);
         clocks.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(offset, _)| offset)

@@ -17,7 +17,7 @@ pub struct BenchPlan {
     pub ping_interval: Duration,
     /// Size of a ping message, bytes.
     pub ping_bytes: usize,
-    /// How long the channel retransmits a ping or pong; none: indefinitely.
+    /// How long the channel retransmits a ping or pong; if `None`, indefinitely.
     pub ping_life_time: Option<Duration>,
     /// Keyframes over all connections.
     pub keyframes: u64,

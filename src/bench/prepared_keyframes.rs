@@ -43,7 +43,7 @@ pub(super) struct PreparedKeyframe {
     pub(super) stages: Stages<Option<f64>>,
     /// From capture to the end of the encoding.
     pub(super) prepared: Duration,
-    /// Similarity to the source picture; none if it cannot be compared.
+    /// Similarity to the source picture; `None` if it cannot be compared.
     pub(super) quality: Option<Quality>,
 }
 

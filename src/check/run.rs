@@ -80,7 +80,7 @@ pub async fn run(
     })
 }
 
-/// A URL without its query, which may hold a secret.
+/// A URL without its query, which may contain a secret.
 pub(super) fn shown(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
@@ -116,7 +116,7 @@ impl Run<'_> {
     async fn serial(&self, rules: impl Iterator<Item = (usize, &'static Rule)>) {
         for (at, rule) in rules {
             if self.one(at, rule).await == Outcome::Fail {
-                // The server may not have noticed yet that the sockets of the case are gone.
+                // The server may not have noticed yet that the sockets of the case are closed.
                 sleep(self.server.config.timeouts.quiet / 2).await;
             }
         }

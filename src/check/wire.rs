@@ -47,8 +47,7 @@ pub async fn connect_tcp(url: &Url, receive_buffer: Option<u32>) -> io::Result<T
         }
         match socket.connect(address).await {
             Ok(stream) => {
-                // Small messages must not wait for acknowledgements; a failure only affects
-                // latency.
+                // Small messages must not wait for acknowledgments; a failure only affects latency.
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }

@@ -169,7 +169,7 @@ async fn join(
     Err(ClientError::Timeout { url: shown(&contact.signal), after: WITHIN })
 }
 
-/// A URL without its query, which may hold secrets.
+/// A URL without its query, which may contain secrets.
 fn shown(url: &str) -> String {
     client::endpoint(url).map_or_else(|_| String::new(), |url| client::redacted(&url))
 }

@@ -40,7 +40,7 @@ const MAX_CONCURRENT: usize = 2;
 /// Credentials with less remaining lifetime than this are reported, seconds.
 const EXPIRES_SOON_S: i64 = 600;
 
-/// A server to test: a URL and one of its addresses, or why it has none.
+/// A server to test: a URL and one of its addresses, or the reason why it has none.
 #[derive(Debug, Clone)]
 pub(super) struct ServerTarget {
     pub(super) uri: Option<ServerUri>,

@@ -97,7 +97,7 @@ impl EmbeddedServer {
         Ok(Self { child, signal: signal_url, tls_pin: tls_sha256, _dir: dir })
     }
 
-    /// Process ID of the server; none when it has ended.
+    /// Process ID of the server; `None` when it has ended.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.child.id()

@@ -135,7 +135,7 @@ pub(super) fn message(pair: &PairId, number: u64, due: u64, bytes: usize) -> Str
     text
 }
 
-/// Number and due time of a message created by [`message`]; none for any other message.
+/// Number and due time of a message created by [`message`]; `None` for any other message.
 pub(super) fn read(text: &str) -> Option<(u64, u64)> {
     let (_, rest) = text.split_once(r#""load "#)?;
     let mut words = rest.splitn(3, ' ');

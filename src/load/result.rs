@@ -129,7 +129,7 @@ pub struct Errors {
     pub remedy: String,
 }
 
-/// Limits; none means no gate.
+/// Limits; `None` means no gate.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct LoadGates {
     /// Maximum 99th percentile of the relay latency, ms.

@@ -89,8 +89,8 @@ impl Tally {
     }
 }
 
-/// The remedy: in a load test, some responses mean something else than for a
-/// device.
+/// The remedy: in a load test, some responses have a different meaning than for
+/// a device.
 fn remedy(error: &ClientError) -> String {
     match error {
         ClientError::Refused { status: 401, .. } => {

@@ -1,4 +1,4 @@
-//! Resource usage of a process so far, from `/proc` (proc(5)); none on other systems.
+//! Resource usage of a process so far, from `/proc` (proc(5)); not available on other systems.
 
 use std::fs;
 
@@ -14,7 +14,7 @@ pub struct Usage {
     pub cpu: f64,
 }
 
-/// Reads the usage of a process; none when there is no such process, or no `/proc`.
+/// Reads the usage of a process; `None` when there is no such process, or no `/proc`.
 #[must_use]
 pub fn of(pid: u32) -> Option<Usage> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -31,7 +31,7 @@ fn memory(status: &str) -> Option<u64> {
 }
 
 fn cpu(stat: &str) -> Option<f64> {
-    // The name in parentheses may hold anything; the fields count from after it.
+    // The name in parentheses may contain anything; fields are counted after it.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_whitespace().skip(11);
     let mut ticks = || fields.next()?.parse::<f64>().ok();

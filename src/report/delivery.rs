@@ -161,16 +161,16 @@ pub fn limit_words(limit: Limit) -> &'static str {
     }
 }
 
-const RAISE_START: &str = "raise the start bitrate towards the path's rate: in the app with \
+const RAISE_START: &str = "raise the start bitrate toward the path's rate: in the app with \
     currentBitrateBps of RTCPeerConnection.setBweMinBitrateBps:currentBitrateBps:maxBitrateBps: \
     (iOS) and RTCRtpEncodingParameters.maxBitrateBps, or in the receiver's answer with recv \
     --phone-bitrate. Do not set a minimum above the path's rate, which would flood it";
 
-const RAISE_PACE: &str = "raise the sender's pace towards the path's rate: with send --pace, or in \
+const RAISE_PACE: &str = "raise the sender's pace toward the path's rate: with send --pace, or in \
     a libwebrtc app with setBweMinBitrateBps:currentBitrateBps:maxBitrateBps: and \
     RTCRtpEncodingParameters.maxBitrateBps, or in the receiver's answer with recv --phone-bitrate";
 
-/// The finding about the most frequent bottleneck; none if keyframes are fast.
+/// The finding about the most frequent bottleneck; `None` if keyframes are fast.
 fn limit(overall: &Overall) -> Option<Finding> {
     let rate = overall.rate.map(|rate| human::bitrate(rate as f64));
     let path = overall.path.map(|path| format!("the path carries {}", path_words(path)));

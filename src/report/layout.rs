@@ -21,7 +21,7 @@ pub type Column = (Align, usize);
 /// Characters between two columns.
 const GAP: &str = "  ";
 
-/// Lays out rows; a column is as wide as its widest cell. Lines have no trailing white space.
+/// Lays out rows; a column is as wide as its widest cell. Lines have no trailing whitespace.
 #[must_use]
 pub fn columns(columns: &[Column], rows: &[Vec<String>]) -> Vec<String> {
     let printed = |row: &Vec<String>| row.iter().map(|cell| printable(cell)).collect();

@@ -94,7 +94,7 @@ impl LiveStats {
     }
 }
 
-/// Bytes in each direction; none if there were none.
+/// Bytes in each direction; `None` if there were none.
 fn traffic(what: &str, sent: u64, received: u64) -> Option<String> {
     let direction = |arrow, bytes| (bytes > 0).then(|| format!(" {arrow}{}", human::bytes(bytes)));
     let parts: String =

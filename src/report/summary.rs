@@ -73,9 +73,9 @@ pub struct Summary {
     /// Duration of the run; seconds in JSON.
     #[serde(rename = "durationS", serialize_with = "seconds")]
     pub duration: Duration,
-    /// Type of the selected candidate pair, with the relay transport; none when never connected.
+    /// Type of the selected candidate pair, with the relay transport; `None` when never connected.
     pub connection_type: Option<ConnectionType>,
-    /// Time to the first picture; none when there was none.
+    /// Time to the first picture; `None` when there was none.
     #[serde(rename = "firstPictureMs")]
     pub first_picture: Option<TimeToFirstPicture>,
     /// Round-trip times of the pings on the control channel, ms.
@@ -92,7 +92,7 @@ pub struct Summary {
     pub frame_rate: f64,
     /// Durations of the stages of keyframes, ms.
     pub stages_ms: StageHistograms,
-    /// Delivery of the last keyframes and its bottleneck; none for a sender.
+    /// Delivery of the last keyframes and its bottleneck; `None` for a sender.
     pub delivery: Option<DeliveryReport>,
     /// Number of `--stats` lines and `--dump` writes that failed.
     pub unwritten_statistics: u64,

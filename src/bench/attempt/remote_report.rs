@@ -28,7 +28,7 @@ pub(super) struct RemoteReport {
     /// When the next request is due.
     pub(super) due: Option<Instant>,
     tries: u32,
-    /// The peer's connection type; none before its first report.
+    /// The peer's connection type; `None` before its first report.
     pub(super) connection: Option<String>,
     pub(super) answered: bool,
     /// Keyframes received completely, by sequence number.

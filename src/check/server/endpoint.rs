@@ -48,7 +48,7 @@ impl Endpoint {
     }
 
     /// # Errors
-    /// The URL was not served so far, and this has been reported often enough.
+    /// The URL has not been served so far, which has been reported often enough.
     pub(super) fn check_reachable(&self) -> Result<(), CaseError> {
         let known = self.reachability.lock().unwrap_or_else(PoisonError::into_inner);
         if known.answers || known.failures < TRIES {

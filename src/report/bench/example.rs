@@ -227,7 +227,7 @@ fn comparison() -> Comparison {
 }
 
 /// [`full`] with text that is special to terminals, XML, HTML, Markdown, spreadsheets and the Actions runner wherever a
-/// file can hold text, and with absurd numbers.
+/// file can contain text, and with absurd numbers.
 pub(super) fn hostile() -> BenchResult {
     let text = "]]>\u{1b}[2J\u{0}\u{fffe}</td>&amp;|`x`<img src=x>\r\n::error::%0A@orion #1 \
                 =1+1,\"'\u{202e} https://example.org";

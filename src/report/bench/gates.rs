@@ -15,7 +15,7 @@ mod required_type;
 pub use contradiction::Measured;
 pub use required_type::{RequiredType, UnknownRequiredType};
 
-/// Limits; none means no gate. Shares are from 0 to 1, times in ms.
+/// Limits; `None` means no gate. Shares are from 0 to 1, times in ms.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Gates {
     /// Minimum share of connections that succeed.
@@ -100,7 +100,7 @@ impl Gates {
     }
 }
 
-/// `part / all`; none when either is unknown or `all` is 0.
+/// `part / all`; `None` when either is unknown or `all` is 0.
 fn share(part: Option<u64>, all: Option<u64>) -> Option<f64> {
     let (part, all) = part.zip(all)?;
     (all > 0).then(|| part as f64 / all as f64)

@@ -38,7 +38,7 @@ enum Kind {
         quantile: f64,
         /// The times of a connection.
         values: fn(&ConnectionRecord) -> Cluster,
-        /// The quantile in the result, where it has no records.
+        /// The quantile in a result that has no records.
         summary: fn(&BenchResult) -> Option<f64>,
     },
     /// A share of trials.
@@ -95,7 +95,7 @@ impl ComparedMetric {
         }
     }
 
-    /// The value over several runs together; none when they did not measure it.
+    /// The value over several runs together; `None` when they did not measure it.
     pub fn value(&self, runs: &[&BenchResult]) -> Option<f64> {
         match &self.kind {
             Kind::Time { quantile, values, summary } => {
@@ -121,7 +121,7 @@ impl ComparedMetric {
         }
     }
 
-    /// The test of this metric; none when one of the runs has too few samples.
+    /// The test of this metric; `None` when one of the runs has too few samples.
     pub fn test(&self, old: &[&BenchResult], new: &BenchResult) -> Option<Test> {
         match &self.kind {
             Kind::Time { quantile, values, .. } => {

@@ -84,7 +84,7 @@ fn block_of(page: &mut Page, runs: &[Named], shown: &[usize]) {
     }
 }
 
-/// The cells of a row; none when no run has the quantity.
+/// The cells of a row; `None` when no run has the quantity.
 fn cells(metric: &MetricRow, results: &[&BenchResult]) -> Option<Vec<String>> {
     let values: Vec<_> = results.iter().map(|result| (metric.value)(result, &metric.key)).collect();
     values.iter().any(Option::is_some).then_some(())?;

@@ -71,7 +71,7 @@ const NUMBERS: [Column; 7] = [
     (Align::Right, 8),
 ];
 
-/// A labelled row of numbers.
+/// A labeled row of numbers.
 fn numbers<const N: usize>(label: &str, values: [Option<f64>; N], unit: &str) -> Vec<String> {
     let numbers = values.map(|value| wording::maybe(value, unit));
     [vec![format!("  {label}")], numbers.into()].concat()

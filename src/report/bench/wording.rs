@@ -99,7 +99,7 @@ pub(super) fn provenance(result: &BenchResult) -> String {
     )
 }
 
-/// Formats a duration read from a file, which may hold any number.
+/// Formats a duration read from a file, which may contain any number.
 pub(super) fn seconds(seconds: f64) -> String {
     human::duration(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
@@ -115,7 +115,7 @@ pub(super) fn setting(value: &Value) -> String {
     simulated(value).unwrap_or_else(|| words(value))
 }
 
-/// Simulated networks by their names: `A: lte-symmetric (sym, 2 % loss), B: udp-blocked; seed 1`; none for other
+/// Simulated networks by their names: `A: lte-symmetric (sym, 2 % loss), B: udp-blocked; seed 1`; `None` for other
 /// values.
 fn simulated(value: &Value) -> Option<String> {
     let networks = value.get("networks")?.as_array()?;
@@ -135,7 +135,7 @@ fn simulated(value: &Value) -> Option<String> {
     Some(networks.collect::<Vec<_>>().join(", ") + &seed)
 }
 
-/// Connections by type: `host 12`, `relay/udp 3`; none when none succeeded.
+/// Connections by type: `host 12`, `relay/udp 3`; `None` when none succeeded.
 pub(super) fn by_type(result: &BenchResult) -> Option<String> {
     let types = &result.connections.by_type;
     let parts: Vec<_> = types.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
@@ -157,7 +157,7 @@ pub(super) fn stage(name: &'static str) -> &'static str {
 
 pub(super) use crate::stats::stages::stage_words as keyframe_stage;
 
-/// Findings about the delivery of keyframes, limited in number because a file may hold any.
+/// Findings about the delivery of keyframes, limited in number because a file may contain any number of them.
 pub(super) fn findings(result: &BenchResult) -> impl Iterator<Item = &Finding> {
     const MAX: usize = 8;
     result.keyframes.delivery.iter().flat_map(|delivery| &delivery.findings).take(MAX)
@@ -178,7 +178,7 @@ pub(super) fn number(value: f64, unit: &str) -> String {
         "" => value.to_string(),
         unit => format!("{value} {}", cut(unit, 10)),
     };
-    // A file may hold 1e300.
+    // A file may contain 1e300.
     if text.len() > MAX_NUMBER { format!("{value:.1e}") } else { text }
 }
 
@@ -187,7 +187,7 @@ pub(super) fn maybe(value: Option<f64>, unit: &str) -> String {
     value.map_or_else(|| NOTHING.to_owned(), |value| number(value, unit))
 }
 
-/// `part` of `whole` in percent; none when `whole` is 0.
+/// `part` of `whole` in percent; `None` when `whole` is 0.
 pub(super) fn part(part: u64, whole: u64) -> Option<String> {
     (whole > 0).then(|| human::share(part as f64 / whole as f64))
 }
@@ -291,7 +291,7 @@ pub(super) fn stages(setup: &Setup<Spread>) -> Vec<(&'static str, &Spread)> {
     stages
 }
 
-/// Counts of keyframes sent, received and intact; none when there were no keyframes.
+/// Counts of keyframes sent, received and intact; `None` when there were no keyframes.
 pub(super) fn keyframe_counts(result: &BenchResult) -> Option<String> {
     let keyframes = &result.keyframes;
     let whole = keyframes.sent.or(keyframes.received).unwrap_or(0);

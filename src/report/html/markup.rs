@@ -10,7 +10,7 @@ use crate::types::printable;
 /// Text made [`printable`] and safe between tags and inside quoted attributes.
 pub(crate) fn esc(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
-    // Line breaks are white space in HTML as they are in text.
+    // Line breaks are whitespace in HTML as well.
     for c in printable(&text.replace(['\r', '\n', '\t'], " ")).chars() {
         match c {
             '&' => safe.push_str("&amp;"),
@@ -43,7 +43,7 @@ pub(crate) fn badge(good: bool, word: &str) -> String {
     format!(r#"<span class="badge {class}"><span aria-hidden="true">{sign}</span> {word}</span>"#)
 }
 
-/// `camelCase` as words: `pingIntervalMs` becomes `ping interval`; the value shows the unit.
+/// `camelCase` as words: `pingIntervalMs` becomes `ping interval`; the unit is shown with the value.
 pub(crate) fn words(name: &str) -> String {
     let mut text = String::new();
     for c in name.strip_suffix("Ms").unwrap_or(name).chars() {
@@ -134,7 +134,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// An empty table. A column whose head begins with `#` holds numbers and is right-aligned.
+    /// An empty table. A column whose head begins with `#` contains numbers and is right-aligned.
     pub(crate) fn new(caption: &str, columns: &[&str]) -> Self {
         let mut table = Self {
             caption: esc(caption),

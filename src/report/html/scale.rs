@@ -114,7 +114,7 @@ impl Scale {
     }
 }
 
-/// Maximum absolute value on an axis; a file may hold 1e300.
+/// Maximum absolute value on an axis; a file may contain 1e300.
 const MAX_VALUE: f64 = 1e15;
 
 /// Moves the ends apart far enough that the steps between them are distinct.

@@ -17,7 +17,7 @@ pub struct Measured {
     pub ice_policy_relay: bool,
     /// `--candidates`; empty for all.
     pub candidates: Vec<CandidateType>,
-    /// Size budget of the local encoder, bytes; none when frames are not encoded here.
+    /// Size budget of the local encoder, bytes; `None` when this process does not encode frames.
     pub budget_bytes: Option<u64>,
 }
 

@@ -38,7 +38,7 @@ fn body(page: &str) -> &str {
     &page[from..to + "</body>".len()]
 }
 
-/// Checks that a page contains only our own markup, whatever the result holds.
+/// Checks that a page contains only our own markup, whatever the result contains.
 fn check(page: &str) {
     let document = Document::parse(body(page)).unwrap_or_else(|error| panic!("{error}\n{page}"));
     let elements: BTreeSet<_> = ELEMENTS.split_whitespace().collect();
@@ -77,7 +77,7 @@ fn self_contained(page: &str) {
         assert!(head[at..].starts_with("url(#"), "{}", &head[at..at + 40]);
     }
     assert!(head.contains("default-src 'none'") && head.contains("<html lang=\"en\">"));
-    // The body holds only elements and attributes that are allowed.
+    // The body contains only elements and attributes that are allowed.
     for forbidden in ["<script", "<link", "<base", " href=", " src="] {
         assert!(!head.contains(forbidden), "{forbidden}");
     }
@@ -268,7 +268,7 @@ fn a_full_run_has_every_part() {
     ] {
         assert!(page.contains(text), "{text}\n{page}");
     }
-    // The keyframe of the second connection is not intact, those from the third on are too large.
+    // The keyframe of the second connection is not intact; those from the third on are too large.
     let sizes = figure(&page, "Size of each keyframe");
     assert_eq!(sizes.matches("class=\"cross\"").count(), 1, "{sizes}");
     assert_eq!(sizes.matches("class=\"over\"").count(), 2, "{sizes}");

@@ -21,7 +21,7 @@ pub(super) const NONE: &str = "–";
 /// Maximum length of a name inside a plot, characters.
 const MAX_NAME: usize = 24;
 
-/// Maximum time that is written out, ms; a file may hold 1e300.
+/// Maximum time that is written out, ms; a file may contain 1e300.
 const MAX_MS: f64 = 1e9;
 
 /// Formats milliseconds for display.
@@ -77,7 +77,7 @@ pub(super) fn spread_cells(spread: &Spread, unit: &str) -> Vec<String> {
         .collect()
 }
 
-/// Median of some values; none when there are none.
+/// Median of some values; `None` when there are none.
 pub(super) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;

@@ -17,7 +17,7 @@ use crate::report::{
 /// Maximum change that is drawn, as a share of the baseline.
 const MAX_DRAWN: f64 = 3.0;
 
-/// Maximum change that is written out; a file may hold 1e300.
+/// Maximum change that is written out; a file may contain 1e300.
 const MAX_CHANGE: f64 = 1e4;
 
 /// Height of a row of the interval plot, px.
