@@ -45,7 +45,7 @@ pub(super) struct Attempted {
     pub(super) one_way: Vec<[f64; 2]>,
     /// The peer's clock minus ours, ms.
     pub(super) clock_offset_ms: Option<f64>,
-    /// The peer did not report the outcome of the keyframes.
+    /// Whether the peer did not report the outcome of the keyframes.
     pub(super) unreported: bool,
     /// Delivery of the keyframes that arrived in this process.
     pub(super) delivered: Vec<(bottleneck::ArrivedKeyframe, bottleneck::Assessment)>,
@@ -213,7 +213,7 @@ impl<'r> Connection<'r> {
                 self.timeline.described.get_or_insert(at);
             }
             CallEvent::Refused(error) | CallEvent::Failed(error) => {
-                // The loss of the socket does not affect an established connection.
+                // Losing the socket does not affect an established connection.
                 if self.open.is_none() {
                     self.fail(error);
                 }

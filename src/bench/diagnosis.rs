@@ -9,14 +9,14 @@
 //! | room | `peer-absent` | the other device never joined |
 //! | room | `no-answer`, `no-offer` | the other device is present, but sends no description |
 //! | gathering | `no-candidate` | no local candidate at all |
-//! | gathering | `turn-401` and the like, `turn-silent`, `turn-unresolved`, `turn-unreachable`, `no-turn-server`, `no-relay-candidate` | only relays are allowed, and there is none |
+//! | gathering | `turn-401` and the like, `turn-silent`, `turn-unresolved`, `turn-unreachable`, `no-turn-server`, `no-relay-candidate` | only relays are allowed, but no relay candidate was gathered |
 //! | ice | `no-remote-candidate` | the peer sent none |
 //! | ice | `no-pair` | no candidate pair worked |
-//! | ice | `lost` | connected, and lost before everything was measured |
+//! | ice | `lost` | connected, but lost before everything was measured |
 //! | dtls | `no-handshake` | ICE connected, but DTLS did not |
 //! | datachannel | `not-open` | DTLS connected, but the channel did not open |
 //! | datachannel | `no-pong` | pings were sent, but none was answered |
-//! | video | `no-keyframe` | no keyframe arrived complete |
+//! | video | `no-keyframe` | no keyframe arrived completely |
 
 use std::{
     fmt::Write,
@@ -262,7 +262,7 @@ fn measured(evidence: &Evidence) -> FailureRecord {
     FailureRecord {
         stage: Stage::Video,
         code: "no-keyframe".into(),
-        message: format!("no keyframe arrived complete{why}"),
+        message: format!("no keyframe arrived completely{why}"),
         remedy: "check the packet loss on the path (--loss simulates it, --no-repair leaves it \
                  unrepaired), and try --pace 1Mbit or --max-bytes 30KB: a buffer on the path may \
                  be too small"

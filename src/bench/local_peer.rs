@@ -37,7 +37,7 @@ pub(super) enum LocalPeerEvent {
 /// A complete access unit.
 #[derive(Debug, Clone)]
 pub(super) struct Arrived {
-    /// RTP timestamp, which identifies it to the sender.
+    /// RTP timestamp, by which the sender identifies it.
     pub(super) rtp_timestamp: u32,
     /// SHA-256, hex.
     pub(super) sha256: String,

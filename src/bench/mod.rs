@@ -1,7 +1,7 @@
-//! Bench: repeated fresh connections, each measured from the token request to its last keyframe.
+//! Bench: makes fresh connections repeatedly and measures each from its token request to its last keyframe.
 //!
 //! One peer measures; the other one is in this process ([`Slot::local_peer`]), or elsewhere and follows the wire
-//! contract: `bench --respond` ([`responder`]), a plain `recv` or `send`, an app.
+//! contract: `bench --respond` ([`responder`]), a plain `recv` or `send`, or an app.
 //!
 //! - [`plan`]: the work of a run and of each of its connections
 //! - `attempt`: one connection; `setup_timeline`: its stages; `diagnosis`: why it failed

@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct BenchPlan {
     /// Counted connections.
     pub connections: u64,
-    /// Warm-up connections before them, not counted.
+    /// Warm-up connections made first, which are not counted.
     pub warmup: u64,
     /// Maximum connections started per second; if `None`, one starts as soon as another has ended.
     pub rate: Option<f64>,

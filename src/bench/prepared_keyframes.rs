@@ -136,7 +136,7 @@ fn produce(
             Ok(true)
         });
         match result {
-            // A source that ends is repeated from its start; for a pipe the last picture is kept.
+            // A source that ends is repeated from its start; for a pipe, its last picture is repeated.
             Ok(true) if count > 0 && config.source.is_repeatable() => {}
             Ok(true) if count > 0 => return,
             Ok(true) => {

@@ -1,7 +1,7 @@
 //! Resource usage of a run.
 //!
-//! CPU time is the process clock (POSIX `CLOCK_PROCESS_CPUTIME_ID`); the resident set is read from `/proc/self`
-//! (proc(5)) and omitted where that does not exist.
+//! CPU time is read from the process clock (POSIX `CLOCK_PROCESS_CPUTIME_ID`); the resident set is read from
+//! `/proc/self` (proc(5)) and omitted where that does not exist.
 
 use std::sync::Mutex;
 

@@ -11,7 +11,7 @@ use crate::{
     session::{Call, CallConfig, CallEvent, SessionError, epoch_seconds},
 };
 
-/// Maximum number of keyframes in one report, the newest ones: more would not fit a control message.
+/// Maximum number of keyframes in one report, the newest ones: more would not fit into a control message.
 const MAX_REPORTED: usize = 400;
 
 /// An event of a responder.

@@ -63,8 +63,8 @@ impl SetupTimeline {
         let joined = self.in_the_room();
         let gathered = self.at(|timings| timings.gathering);
         let gathering = self.peer.and_then(|(_, timings)| timings.gathering);
-        // The offerer gathers while it waits for the answer, the answerer after it has the offer; time spent on both
-        // concurrently counts as gathering.
+        // The offerer gathers while it waits for the answer, the answerer after it has received the offer; time
+        // spent on both concurrently counts as gathering.
         let both = span(built, gathered.min(self.described)).unwrap_or_default();
         let room = span(joined, self.described).map(|room| room.saturating_sub(both));
         let ready = gathered.max(self.described).filter(|_| gathered.is_some());

@@ -114,7 +114,7 @@ impl Video {
         self.left == 0 && self.in_flight.is_empty()
     }
 
-    /// Adds a sent keyframe; `reported` says whether its outcome will be reported.
+    /// Adds a sent keyframe; `reported` indicates whether its outcome will be reported.
     pub(super) fn sent(
         &mut self,
         keyframe: &PreparedKeyframe,
@@ -154,7 +154,7 @@ impl Video {
 
     fn taken(&mut self, now: Instant) {
         self.left = self.left.saturating_sub(1);
-        // At the pace of the clock, unless a whole interval was missed.
+        // The pace follows the clock, unless a whole interval was missed.
         self.due = self.due.filter(|_| self.left > 0).map(|due| (due + self.interval).max(now));
     }
 

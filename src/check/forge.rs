@@ -81,7 +81,7 @@ impl Template {
 pub fn with_bad_signature(token: &str) -> String {
     let at = token.rfind('.').map_or(0, |at| at + 1);
     let mut bytes = token.as_bytes()[at..].to_vec();
-    // The first character of the signature: the last one may hold unused bits.
+    // The first character of the signature: the last one may contain unused bits.
     if let Some(first) = bytes.first_mut() {
         *first = if *first == b'A' { b'B' } else { b'A' };
     }

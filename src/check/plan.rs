@@ -48,7 +48,7 @@ pub struct Timeouts {
     pub answer: Duration,
     /// For something that must not arrive.
     pub quiet: Duration,
-    /// For a slow handshake to be cut off (contract: 5 s).
+    /// For a slow handshake to be aborted (contract: 5 s).
     pub handshake: Duration,
     /// For a dead peer to be detected (contract: a ping every 25 s, 10 s for the pong).
     pub dead: Duration,

@@ -30,7 +30,7 @@ impl Level {
 /// When a case runs, and what may run concurrently with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Schedule {
-    /// Alone and before all others, which depend on it.
+    /// Alone, before all others, which depend on it.
     First,
     /// Concurrently with anything: it does not join a room.
     Concurrent,
@@ -38,7 +38,7 @@ pub enum Schedule {
     Room,
     /// Alone, after the preceding ones: it floods the server.
     Exclusive,
-    /// Alone, at the very end: it leaves the server changed.
+    /// Alone, at the very end: it changes the server permanently.
     Last,
 }
 

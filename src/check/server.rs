@@ -34,7 +34,7 @@ pub use joining::{HandshakeAttempt, NONCE};
 /// Maximum pause honored between two requests, seconds.
 const MAX_PAUSE_S: u64 = 30;
 
-/// Maximum number of tries of a request while the server asks for pauses.
+/// Maximum number of attempts for a request while the server asks for pauses.
 const MAX_TRIES: u32 = 6;
 
 /// How long a failure to get a token is cached, so that the remaining rules do not wait for it
@@ -203,7 +203,7 @@ impl ServerUnderTest {
         }
     }
 
-    /// The login token of a device, as it is sent.
+    /// The login token of a device, as sent in the request.
     ///
     /// # Errors
     /// None was given, or the server issues no token for it.

@@ -97,7 +97,7 @@ impl Socket {
         }
     }
 
-    /// Describes a failure to send: the server's close frame says more than the error.
+    /// Describes a failure to send: the server's close frame is more informative than the error.
     async fn lost_sending(&mut self, error: &str) -> Result<(), CaseError> {
         match self.ended(CLOSING_TIMEOUT).await {
             Ok(end) if end.code.is_some() => violation(format!("the socket was {end}")),
@@ -227,7 +227,7 @@ impl Socket {
         Ok(serde_json::from_str(&self.relayed().await?).unwrap_or_default())
     }
 
-    /// The next message of the server itself with this `t`; others stay queued.
+    /// The next message from the server itself with this `t`; others stay queued.
     ///
     /// # Errors
     /// None arrived, or the socket ended.
@@ -235,7 +235,7 @@ impl Socket {
         self.server_message_within(t, self.timeouts.answer).await
     }
 
-    /// The same with another timeout.
+    /// Like [`Socket::server_message`], with another timeout.
     ///
     /// # Errors
     /// As [`Socket::server_message`].
@@ -247,13 +247,13 @@ impl Socket {
         self.wait_for(within, &format!("`{t}`"), |socket| socket.take_server_message(t)).await
     }
 
-    /// Takes a message of the server itself with this `t` that has already arrived.
+    /// Takes a message from the server itself with this `t` that has already arrived.
     pub fn take_server_message(&mut self, t: &str) -> Option<Value> {
         let at = self.server_messages.iter().position(|message| message["t"] == t)?;
         self.server_messages.remove(at)
     }
 
-    /// Whether a message of the server itself with this `t` has arrived.
+    /// Whether a message from the server itself with this `t` has arrived.
     #[must_use]
     pub fn has_server_message(&self, t: &str) -> bool {
         self.server_messages.iter().any(|message| message["t"] == t)

@@ -3,7 +3,8 @@
 //!
 //! - `interfaces`: addresses of this machine
 //! - `servers`: each STUN and TURN server over each transport
-//! - `nat`: behavior of the NAT (RFC 4787), by RFC 5780 or with the help of a TURN server (`relayed`)
+//! - `nat`: behavior of the NAT (RFC 4787), tested according to RFC 5780 or with the help of a TURN
+//!   server (`relayed`)
 //! - `contact`: the token API and the signaling server
 //! - [`problem`]: a problem and its remedy · [`verdict`]: which peers can be reached
 //! - [`report`]: all findings; serialized as the JSON output · [`text`]: human-readable output

@@ -37,7 +37,7 @@ const ROUND_TRIPS: u32 = 10;
 /// limited, and bursts must not interfere with each other.
 const MAX_CONCURRENT: usize = 2;
 
-/// Credentials with less remaining lifetime than this are reported, seconds.
+/// Credentials that expire sooner than this are reported, seconds.
 const EXPIRES_SOON_S: i64 = 600;
 
 /// A server to test: a URL and one of its addresses, or the reason why it has none.

@@ -1,5 +1,5 @@
-//! Human-readable output: sections with aligned columns, a tick or cross before each line, and the
-//! verdict at the end. Text from servers is made printable before it is shown.
+//! Human-readable output: sections with aligned columns, a check mark or cross before each line,
+//! and the verdict at the end. Text from servers is made printable before it is shown.
 
 use std::fmt::Write;
 

@@ -35,7 +35,7 @@ pub enum Class {
 pub struct Verdict {
     /// Which peers can be reached.
     pub class: Class,
-    /// Exit code: 0 all peers, 3 some cannot be reached, 1 nothing works or a server fails.
+    /// Exit code: 0 if all peers can be reached, 3 if some cannot, 1 if nothing works or a server fails.
     pub exit: u8,
     /// The conclusion as a human-readable sentence.
     pub text: String,

@@ -114,7 +114,7 @@ impl EmbeddedServer {
 fn command(rooms: u32, config: &Path, key: &Path, db: &Path, tls: bool) -> Command {
     let program = std::env::current_exe().unwrap_or_else(|_| "orion-peer".into());
     let mut command = Command::new(program);
-    // The settings of this command are not meant for the server.
+    // The settings of this command must not affect the server.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("ORION_") {
             command.env_remove(name);
@@ -158,7 +158,7 @@ async fn listening(child: &mut Child) -> Result<Listening, EmbeddedServerError> 
     let mut lines = BufReader::new(stdout).lines();
     while let Some(line) = lines.next_line().await.map_err(cannot)? {
         let Ok(found) = serde_json::from_str(&line) else { continue };
-        // The rest is discarded: a full pipe would block the server.
+        // The remaining output is discarded: a full pipe would block the server.
         tokio::spawn(async move { tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await });
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         return Ok(found);

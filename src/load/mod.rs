@@ -1,11 +1,11 @@
 //! Load test of a signaling server: opens many rooms, lets them idle, relays messages at a rate, and reports
 //! latencies and the resource usage of the server.
 //!
-//! Each room is one task with both sockets of a pair, so that a run of 10,000 sockets is 5,000 tasks in
-//! one process. Latencies are corrected for coordinated omission: a message, and a handshake at a given rate, counts
+//! Each room is one task with both sockets of a pair, so that a run of 10,000 sockets is 5,000 tasks in one process.
+//! Latencies are corrected for coordinated omission: a message (and a handshake, if a rate is given) is measured
 //! from the moment it was due, not from when it was sent, so that a server that stalls for a second affects all
 //! messages of that second. The resolution of a timer (1 ms) is not such a delay: a message sent at most [`TIMER`]
-//! late counts from when it was sent.
+//! late is measured from when it was sent.
 //!
 //! | file | content |
 //! |---|---|

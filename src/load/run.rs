@@ -37,7 +37,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 pub enum Progress {
     /// Sockets open, and sockets in total.
     Opening(u64, u64),
-    /// All sockets that could be opened are open and idle.
+    /// All sockets that could be opened are now open and idle.
     Idle,
     /// Messages sent, and messages received.
     Relaying(u64, u64),

@@ -18,7 +18,7 @@ pub(super) struct RunState {
     pub phase: watch::Sender<Phase>,
     pub openings: Semaphore,
     pub tallies: Tallies,
-    /// Rooms that are open, or will not be.
+    /// Rooms that are open or have failed to open.
     pub settled: AtomicU32,
 }
 
@@ -36,7 +36,7 @@ pub(super) enum Phase {
 }
 
 impl RunState {
-    /// Counts a room that is open, or will not be.
+    /// Counts a room that is open or has failed to open.
     pub(super) fn room_settled(&self) {
         self.settled.fetch_add(1, Ordering::Relaxed);
     }

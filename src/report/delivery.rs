@@ -1,7 +1,7 @@
 //! How keyframes were delivered, what limited the delivery, and what to try: the same words in every report.
 //!
-//! The remedies are for an app built on libwebrtc, where bitrates can also be set by the receiver's answer, as `recv`
-//! can.
+//! The remedies are for an app built on libwebrtc, where bitrates can also be set in the receiver's answer, as `recv`
+//! does.
 
 use std::time::Duration;
 

@@ -97,7 +97,7 @@ impl DumpWriter {
         self.current().stats(time, report);
     }
 
-    /// Writes the file if the last write is a minute ago; returns whether it did.
+    /// Writes the file if the last write was a minute ago; returns whether it was written.
     ///
     /// # Errors
     /// The file cannot be written; its previous content is kept.

@@ -55,7 +55,7 @@ pub struct LiveStats {
 const WIDTH: usize = layout::WIDTH - 2;
 
 impl LiveStats {
-    /// The line as text, in at most `WIDTH` columns: parts that do not fit are dropped whole, the least important
+    /// The line as text, in at most `WIDTH` columns: parts that do not fit are dropped entirely, the least important
     /// first.
     #[must_use]
     pub fn render(&self) -> String {

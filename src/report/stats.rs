@@ -3,7 +3,7 @@
 //! - `stats.jsonl`: statistics reports, one per line, with W3C webrtc-stats names. A line is
 //!   `{"time": MS, "report": {ID: {…}}}`; `time` counts milliseconds since 1970 like the `timestamp` of
 //!   a stats object.
-//! - `keyframes.jsonl`: one line per keyframe, with the `time` it was sent, or was on disk, and `stagesMs`, the
+//! - `keyframes.jsonl`: one line per keyframe, with the `time` when it was sent or was on disk, and `stagesMs`, the
 //!   duration of each of its stages (see [`crate::stats::Stages`]).
 
 use std::{

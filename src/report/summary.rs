@@ -49,7 +49,7 @@ pub struct KeyframeCounts {
     pub verified: u64,
     /// Received incomplete, undecodable, or with another SHA-256.
     pub broken: u64,
-    /// Received, or sent and to be saved, but not written to disk.
+    /// Keyframes that should have been written to disk (received ones, or sent ones with `--save`), but were not.
     pub unwritten: u64,
     /// Pictures that could not be captured or encoded.
     pub failed: u64,

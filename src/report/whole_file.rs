@@ -29,17 +29,17 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
-/// Checks whether [`write()`] could write the file, without touching it.
+/// Checks whether [`write()`] can write the file, without modifying it.
 ///
 /// # Errors
-/// It could not be written.
+/// It cannot be written.
 pub fn check(path: &Path) -> io::Result<()> {
     let Some(target) = target(path)? else { return Ok(()) };
     let (_, beside) = create_beside(&target)?;
     fs::remove_file(&beside)
 }
 
-/// The path to write, with symbolic links resolved. None if it exists and is not a regular file.
+/// The path to write, with symbolic links resolved. `None` if it exists and is not a regular file.
 fn target(path: &Path) -> io::Result<Option<PathBuf>> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => Err(io::ErrorKind::IsADirectory.into()),

@@ -23,7 +23,7 @@ impl Connection<'_> {
         let snapshot = peer.stats().await;
         self.pair = snapshot.pair;
         let now = Instant::now();
-        // A warm-up connection has its own small share.
+        // A warm-up connection has only its own small share of the work.
         let duration = self.run.config.plan.duration.filter(|_| self.index > 0);
         self.measured_until = duration.map(|duration| now + duration);
         self.stats_due = Some(now + self.run.config.stats_interval);
@@ -134,7 +134,7 @@ impl Connection<'_> {
         }
     }
 
-    /// In the receiver's role: keyframes arrive at the sender's pace, or are requested at ours.
+    /// As a receiver, bench takes keyframes at the sender's pace, or requests them at its own.
     async fn request_keyframe(&mut self, now: Instant) {
         if !self.video.is_due(now) {
             return;

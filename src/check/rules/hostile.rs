@@ -26,7 +26,7 @@ const FOREIGN_HOST: &str = "orion-check.invalid";
 /// Fragments in one burst that must exceed the limit.
 const MANY_FRAGMENTS: usize = 600;
 
-/// Maximum number of tries of a rate-limited request.
+/// Maximum number of attempts for a rate-limited request.
 const TRIES: u32 = 6;
 
 /// The rules.
@@ -157,7 +157,8 @@ async fn large_numbers(server: &ServerUnderTest) -> Finding {
         r#"{{"t":"offer","pairId":{quoted},"sdp":"v=0","a":18446744073709551615,"b":-9223372036854775808}}"#
     );
     reaches(&mut phone, &mut mac, &text).await?;
-    // In a field with a meaning, the server may reject the number or leave that to the receiver.
+    // In a field that has a meaning, the server may reject the number or leave that to the
+    // receiver.
     let index = format!(
         r#"{{"t":"ice","pairId":{quoted},"candidate":{{"candidate":"","sdpMLineIndex":18446744073709551615}}}}"#
     );

@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// Lifetime of tokens that are made to expire during a case, seconds.
+/// Lifetime of tokens that must expire during a case, seconds.
 const SHORT_LIFETIME_S: u64 = 3;
 
 /// Interval at which the effect of a revocation or restart is polled.

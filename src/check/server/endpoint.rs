@@ -1,5 +1,5 @@
 //! Whether a URL is served at all: a server that is silent, does not speak HTTP or does not know the path
-//! is tried a few times, not once per rule.
+//! is tried only a few times, not once per rule.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -1,4 +1,5 @@
-//! Aggregates the records of single connections into the totals, spreads and failure groups of a result.
+//! Aggregates the records of individual connections into the totals, spreads and failure groups of a
+//! result.
 
 use std::collections::BTreeMap;
 

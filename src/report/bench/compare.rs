@@ -2,8 +2,8 @@
 //!
 //! The tests and the reasons for them are documented in [`difference`](crate::stats::difference). The intervals hold
 //! for all metrics of a comparison together with 95 % confidence (Bonferroni), so that an unchanged run is called a
-//! regression at most once in 40 comparisons, not once in 40 per metric. A metric is [`Verdict::Regressed`] only when
-//! even the near end of its interval is worse by more than the allowed regression.
+//! regression at most once in 40 comparisons, not once in 40 per metric. A metric is [`Verdict::Regressed`] only if
+//! even the better end of its interval is worse by more than the allowed regression.
 
 use serde_json::Value;
 
@@ -26,7 +26,7 @@ pub const DIFFERENT_SETUP: &str = "The runs differ in: ";
 /// Keys of `config` that specify how much is measured, not what; they need not be equal.
 const AMOUNTS: [&str; 5] = ["connections", "pings", "keyframes", "duration", "warmup"];
 
-/// Maximum number of configuration differences listed; runs with nothing in common have more.
+/// Maximum number of configuration differences listed; runs with nothing in common would have more.
 const MAX_DIFFERENCES: usize = 8;
 
 /// Compares a run with one or more baseline runs. With `max_regression`, a share (0.1 for 10 %), metrics

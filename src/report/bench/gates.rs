@@ -30,7 +30,7 @@ pub struct Gates {
     pub max_setup_p95: Option<f64>,
     /// Maximum share of unanswered pings.
     pub max_ping_loss: Option<f64>,
-    /// Required type of every succeeded connection.
+    /// Required type of every successful connection.
     pub require_type: Option<RequiredType>,
     /// Minimum share of keyframes that arrive intact.
     pub min_keyframes_intact: Option<f64>,

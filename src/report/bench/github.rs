@@ -1,7 +1,7 @@
 //! GitHub Actions: annotations for the log and the checks page, and step outputs.
 //!
-//! Workflow commands as the runner reads them (`actions/toolkit`, `packages/core/src/command.ts`): `%`,
-//! CR and LF are escaped in the message, `:` and `,` as well in properties.
+//! Workflow commands as the runner reads them (`actions/toolkit`, `packages/core/src/command.ts`): `%`, CR and LF
+//! are escaped in the message, `:` and `,` also in properties.
 
 use super::{
     Named,
@@ -15,7 +15,7 @@ pub const MAX_ANNOTATIONS: usize = 10;
 
 /// Lines to print: an `::error` for each gate not met and each failure of a failed run, a `::warning` for failures
 /// that the gates allow and for metrics that got worse than the baseline, a `::notice` for metrics not measured and
-/// for a run that passed. At most [`MAX_ANNOTATIONS`] of each kind; the last one gives the number left out.
+/// for a run that passed. At most [`MAX_ANNOTATIONS`] of each kind; the last one states how many were left out.
 #[must_use]
 pub fn annotations(runs: &[Named]) -> Vec<String> {
     let mut kinds: [(&str, Vec<Annotation>); 3] =

@@ -1,5 +1,5 @@
-//! Bench results as one self-contained page: opens from disk without network or scripts, prints, fits a phone,
-//! follows the reader's light or dark scheme.
+//! Bench results as one self-contained page: opens from disk without network access or scripts, can be
+//! printed, fits on a phone, and follows the reader's light or dark scheme.
 //!
 //! - one run: `single`, from the verdict (`head`) down to every connection (`tables`)
 //! - several runs side by side, the first being the reference: `versus`

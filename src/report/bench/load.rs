@@ -212,8 +212,8 @@ fn result(text: &str) -> Result<BenchResult, Problem> {
     Ok(upgrade(result))
 }
 
-/// Upgrades a result from before `firstPictureMs`: its latency is the time from the first packet to the last, unless
-/// the peer was the sender. Without records of individual keyframes, the latency is unknown.
+/// Upgrades a result written before `firstPictureMs` existed: its latency is the time from the first packet to the
+/// last, unless the peer was the sender. Without records of individual keyframes, the latency is unknown.
 fn upgrade(mut result: BenchResult) -> BenchResult {
     let connections = &mut result.connections;
     let had_a_picture = connections.setup_ms.first_keyframe.count > 0;

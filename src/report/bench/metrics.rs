@@ -111,8 +111,8 @@ impl ComparedMetric {
         }
     }
 
-    /// Regression from one value to another: relative to the first for times, in points for shares. None when the
-    /// first is 0.
+    /// Regression from one value to another: relative to the first for times, in points for shares. `None` when
+    /// the first is 0.
     pub fn change(&self, before: f64, now: f64) -> Option<f64> {
         match self.kind {
             Kind::Time { .. } => (before > 0.0).then(|| now / before - 1.0),
@@ -213,7 +213,7 @@ fn first_picture(record: &ConnectionRecord) -> Cluster {
 fn rtt(record: &ConnectionRecord) -> Cluster {
     let values: Vec<f64> = record.rtt.iter().map(|[_, ms]| *ms).collect();
     let answered = record.pings_sent.saturating_sub(record.pings_lost);
-    // Above 1 only where the samples of a long connection were thinned out.
+    // Above 1 only if the samples of a long connection were thinned out.
     let weight = (answered as f64 / values.len().max(1) as f64).max(1.0);
     Cluster { values, weight }
 }

@@ -88,7 +88,7 @@ pub struct Connections {
     pub succeeded: u64,
     /// `succeeded / attempted`; null when none was attempted.
     pub success_rate: Option<f64>,
-    /// Wilson's 95 % interval of the success rate.
+    /// Wilson's 95 % confidence interval of the success rate.
     pub ci95: [f64; 2],
     /// Successful connections by type: `host`, `srflx`, `relay/udp`, `relay/tcp`, `relay/tls`, and `relay` when only
     /// the peer's candidate is a relay, whose transport is unknown.
@@ -364,7 +364,7 @@ pub struct Keyframes {
     pub delivery: Option<DeliveryReport>,
 }
 
-/// Resource usage of this process, including both peers and the servers if they are embedded.
+/// Resource usage of this process, including both peers and the servers, if embedded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
@@ -412,8 +412,8 @@ pub struct MetricComparison {
     pub baseline: Option<f64>,
     /// Value in this run; null if it has none.
     pub current: Option<f64>,
-    /// Regression as a share of the baseline: 0.1 is 10 % worse, negative is better. For a share (success, loss) it
-    /// is the difference: 0.1 is from 99 % to 89 %.
+    /// Regression as a share of the baseline: 0.1 is 10 % worse, negative is better. For a share (success, loss) it is
+    /// the difference: 0.1 is a change from 99 % to 89 %.
     pub change: Option<f64>,
     /// Confidence interval of the change.
     pub interval: Option<[f64; 2]>,

@@ -29,7 +29,7 @@ pub(super) enum Outcome {
     Passed,
     /// Complete, at least one gate not met.
     Failed,
-    /// Ended before everything requested was done.
+    /// Ended before everything that was requested was done.
     Partial,
 }
 
@@ -85,7 +85,7 @@ pub(super) fn headline(result: &BenchResult) -> String {
     parts.join("; ")
 }
 
-/// The version and machine that measured, and when.
+/// The version, the machine and the time of the measurement.
 pub(super) fn provenance(result: &BenchResult) -> String {
     let host = &result.host;
     format!(

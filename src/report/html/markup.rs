@@ -32,7 +32,7 @@ pub(crate) fn code(text: &str) -> String {
     format!("<code>{}</code>", esc(text))
 }
 
-/// A sentence in a table cell, in a span that wraps but stays wide.
+/// A sentence in a table cell, in a span that wraps but does not get too narrow.
 pub(crate) fn long(text: &str) -> String {
     format!("<span class=\"long\">{}</span>", esc(text))
 }

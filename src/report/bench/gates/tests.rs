@@ -105,7 +105,7 @@ fn the_slowest_first_picture_counts() {
     assert!(only(&gates(slowest), &all).pass);
     let late = only(&gates(slowest - 0.001), &all);
     assert!(!late.pass && late.actual == json!(slowest) && late.name == "max-first-picture");
-    // A connection without a picture is later than any limit.
+    // A connection without a picture exceeds any limit.
     all.connections.attempted += 1;
     let without = only(&gates(1e9), &all);
     assert!(!without.pass, "{without:?}");
@@ -214,7 +214,8 @@ fn a_missing_comparison_does_not_pass() {
     let none = Gates { max_regression: Some(0.1), ..Gates::default() };
     let check = only(&none, &old);
     assert!(!check.pass && check.note.unwrap().contains("no baseline"));
-    // All failed: values the baseline has are missing, which must not pass.
+    // All connections failed: values that the baseline has are missing, which
+    // must not pass.
     let failed = Sample { failed: 30, ..Sample::default() }.result();
     let checks = regression(&old, failed, 0.1);
     assert!(checks.iter().all(|check| !check.pass), "{checks:?}");

@@ -78,7 +78,7 @@ fn ungated(result: &BenchResult) -> String {
     }
 }
 
-/// Number of succeeded connections, and what ended the run early, or else the most frequent failure. Escaped.
+/// Number of successful connections, and why the run ended early or else the most frequent failure. Escaped.
 pub(super) fn summary(result: &BenchResult) -> String {
     let connections = &result.connections;
     let text = match connections.attempted {

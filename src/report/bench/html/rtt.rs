@@ -1,4 +1,4 @@
-//! Round-trip times: distribution, and course over the run.
+//! Round-trip times: their distribution, and their course over the run.
 
 use super::{
     points,

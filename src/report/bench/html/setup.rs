@@ -1,4 +1,4 @@
-//! Connection set-up by stage: over all connections, and connection by connection.
+//! Connection set-up by stage: for all connections together, and for each connection.
 
 use super::{
     points,
@@ -28,7 +28,7 @@ const MIN_SLOTS: usize = 8;
 /// Height of a stage's row, px.
 const ROW: f64 = 36.0;
 
-/// Stages without gaps between them, which can be stacked.
+/// Stages that can be stacked because there are no gaps between them.
 fn stacked<T>(setup: &Setup<T>) -> impl Iterator<Item = (usize, &'static str, &T)> {
     let stages = setup.stages().into_iter().enumerate();
     stages

@@ -160,7 +160,7 @@ struct Answers<'r> {
     count: u64,
 }
 
-/// The answers of STUN and TURN servers, equal answers grouped.
+/// The answers of STUN and TURN servers, with equal answers grouped.
 pub(super) fn ice_servers(result: &BenchResult) -> String {
     let mut groups: Vec<Answers> = Vec::new();
     for server in result.connections.records.iter().flat_map(|record| &record.ice_servers) {
