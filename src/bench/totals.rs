@@ -112,7 +112,7 @@ impl Totals {
                 add(
                     "keyframes.intact",
                     "the peer does not announce the SHA-256 of its keyframes; they arrived \
-                     complete",
+                     completely",
                 );
             }
             if no_clock {

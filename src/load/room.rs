@@ -224,7 +224,7 @@ impl Room {
             Ok(Err(error)) => Err(broken(&error)),
             Err(_) => Err(LostSocket {
                 code: "stuck".into(),
-                message: format!("the server accepted nothing for {} s", STUCK_AFTER.as_secs()),
+                message: format!("the server accepted no data for {} s", STUCK_AFTER.as_secs()),
             }),
         }
     }

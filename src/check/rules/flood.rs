@@ -41,7 +41,7 @@ pub const RULES: &[Rule] = &[
         "flood.burst-100",
         [
             "A burst of 100 messages is relayed.",
-            "all 100 at the other device",
+            "all 100 messages at the other device",
             "limit messages with a token bucket of 100; a burst must not overflow the peer's queue",
         ],
         |server| Box::pin(burst(server)),

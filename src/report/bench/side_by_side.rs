@@ -33,7 +33,7 @@ pub(super) fn side_by_side(runs: &[Named], width: usize) -> String {
         block_of(&mut page, runs, &shown);
     }
     page.line("");
-    page.paragraph(0, "A change compares two numbers only and may be due to chance.");
+    page.paragraph(0, "A change compares only two numbers and may be due to chance.");
     for (index, run) in runs.iter().enumerate().filter(|(_, run)| run.result.comparison.is_some()) {
         page.line("");
         page.line(&format!("statistical test of {}", letter(index)));
