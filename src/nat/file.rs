@@ -1,4 +1,4 @@
-//! TOML files of networks and scenarios; errors name the line, the key, and the nearest known key.
+//! Reads TOML files of networks and scenarios. Errors name the line, the key, and the nearest known key.
 
 use std::{fs, path::Path};
 
@@ -9,7 +9,7 @@ use crate::types::edit_distance;
 /// A file that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FileError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot read `{file}`: {why}")]
     Unreadable {
         /// Path of the file.
@@ -17,7 +17,7 @@ pub enum FileError {
         /// Error of the operating system.
         why: String,
     },
-    /// Its content is not valid.
+    /// The content of the file is not valid.
     #[error("`{file}`{}: {problem}{}", line.map(|line| format!(", line {line}")).unwrap_or_default(),
         suggestion.as_ref().map(|key| format!("; did you mean `{key}`?")).unwrap_or_default())]
     Wrong {
@@ -70,7 +70,7 @@ fn nearest_key(problem: &str) -> Option<String> {
     (edit_distance(unknown, near) <= 1 + unknown.len() / 3).then(|| near.to_owned())
 }
 
-/// Deserializes a quantity in human-readable form with one of [`crate::units`] or the like.
+/// Deserializes a quantity in human-readable form with `read`, such as a function of [`crate::units`].
 ///
 /// # Errors
 /// The error of `read`.

@@ -18,9 +18,9 @@ pub struct LinkSettings {
     pub delay: Duration,
     /// Maximum additional random delay, uniformly distributed; packets may be reordered.
     pub jitter: Duration,
-    /// Bits per second; excess traffic waits in a queue, and is dropped when the queue is full.
+    /// Bits per second; excess traffic waits in a queue and is dropped when the queue is full.
     pub rate: Option<u64>,
-    /// Size of that queue; `None` is [`Queue::of_router`].
+    /// Size of that queue; `None` means [`Queue::of_router`].
     pub queue: Option<Queue>,
 }
 
@@ -29,7 +29,7 @@ pub struct LinkSettings {
 pub enum Queue {
     /// A number of bytes.
     Bytes(u64),
-    /// What the rate carries in this time.
+    /// The amount that the rate carries in this time.
     Time(Duration),
 }
 
@@ -49,7 +49,7 @@ impl Queue {
         Self::Bytes(ROUTER_BYTES.max(Self::Time(ROUTER_TIME).bytes(rate)))
     }
 
-    /// Its size in bytes at this rate.
+    /// The size in bytes at this rate.
     #[must_use]
     pub fn bytes(self, rate: u64) -> u64 {
         match self {
@@ -63,7 +63,7 @@ impl FromStr for Queue {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // `0` would be both, and fits no packet either way.
+        // `0` is both a size and a time, and passes no packet in either case.
         match (units::size(text), units::duration(text)) {
             (Ok(0), _) | (_, Ok(Duration::ZERO)) => {
                 Err("a queue of size 0 passes no packets".to_owned())
@@ -95,7 +95,7 @@ impl Serialize for Queue {
 }
 
 impl LinkSettings {
-    /// Whether it impairs nothing.
+    /// Whether the link has no impairment.
     #[must_use]
     pub fn is_clear(&self) -> bool {
         *self == Self::default()
@@ -141,7 +141,7 @@ pub enum IpVersions {
     V4,
     /// IPv6 only, as in many carrier networks.
     V6,
-    /// Both.
+    /// Both IPv4 and IPv6.
     Both,
 }
 

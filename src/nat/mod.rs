@@ -1,9 +1,9 @@
-//! What lies between a peer and the internet: NATs and firewalls by their behaviour (RFC 4787), and the
-//! link. Vocabulary only; implemented by [`crate::netsim`] and [`crate::netns`].
+//! Describes the network between a peer and the internet: NATs and firewalls by their behaviour (RFC 4787),
+//! and the link. These are only types; [`crate::netsim`] and [`crate::netns`] implement them.
 //!
-//! - [`profile`]: a stack of layers by name, `port+sym`
+//! - [`profile`]: a named stack of layers, such as `port+sym`
 //! - [`link`]: loss, delay, jitter, rate; IP versions
-//! - [`named`]: both together under a name, `home-router`; [`mod@file`]: networks in files
+//! - [`named`]: a profile and a link under one name, such as `home-router`; [`mod@file`]: networks in files
 //! - [`theory`]: whether two peers can reach each other directly
 
 pub mod file;
@@ -22,15 +22,16 @@ pub use theory::{Path, expected};
 /// Default lifetime of a mapping without traffic: the recommendation of RFC 4787 §4.3.
 pub const BINDING_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// The part of the remote endpoint that a NAT considers: for mapping (RFC 4787 §4.1), which external port a
-/// packet leaves from; for filtering (§5), which packets may enter. Ordered by strictness.
+/// The part of the remote endpoint on which a NAT's behaviour depends: its mapping (RFC 4787 §4.1), which
+/// chooses the external port of a packet, or its filtering (§5), which decides what packets may enter.
+/// Ordered by strictness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Behaviour {
-    /// Nothing.
+    /// Depends on nothing.
     EndpointIndependent,
-    /// Its address.
+    /// Depends on the remote address.
     AddressDependent,
-    /// Its address and port.
+    /// Depends on the remote address and port.
     AddressAndPortDependent,
 }
 
@@ -66,10 +67,10 @@ impl fmt::Display for Behaviour {
     }
 }
 
-/// Which external port a new mapping gets (RFC 4787 §4.2).
+/// How the external port of a new mapping is chosen (RFC 4787 §4.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ports {
-    /// The internal port if it is free, otherwise any other ("port preservation").
+    /// The internal port if it is free, otherwise any other port ("port preservation").
     Preserving,
     /// A random port.
     Random,
@@ -98,15 +99,15 @@ pub struct Nat {
     pub filtering: Behaviour,
     /// Port assignment, RFC 4787 §4.2.
     pub ports: Ports,
-    /// Whether two hosts behind it reach each other through their external addresses (RFC 4787 §6).
+    /// Whether two hosts behind the NAT reach each other through their external addresses (RFC 4787 §6).
     pub hairpinning: bool,
     /// Lifetime of a mapping without outbound traffic (RFC 4787 §4.3).
     pub timeout: Duration,
 }
 
 impl Nat {
-    /// A NAT with this mapping and filtering: ports are preserved if the mapping is endpoint-independent
-    /// and random otherwise, no hairpinning, [`BINDING_TIMEOUT`].
+    /// A NAT with this mapping and filtering, without hairpinning and with [`BINDING_TIMEOUT`]. Ports are
+    /// preserved if the mapping is endpoint-independent, and random otherwise.
     #[must_use]
     pub fn new(mapping: Behaviour, filtering: Behaviour) -> Self {
         let ports = match mapping {
@@ -117,16 +118,16 @@ impl Nat {
     }
 }
 
-/// One box on the path from a peer to the internet.
+/// One device on the path from a peer to the internet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Layer {
     /// Translates and filters.
     Nat(Nat),
     /// Filters without translating: a stateful firewall in front of a public address.
     Firewall {
-        /// Which packets may enter.
+        /// The filtering of inbound packets.
         filtering: Behaviour,
-        /// How long it remembers an outbound packet.
+        /// How long the firewall remembers an outbound packet.
         timeout: Duration,
     },
     /// Blocks UDP in both directions.

@@ -1,8 +1,9 @@
-//! Networks by name: a profile, a network of `samples/networks.toml`, or a file that describes one.
+//! Networks by name: a profile, a network of `samples/networks.toml`, or a file that describes a network.
 //!
-//! A network combines NATs and a link: a home router with 8 ms, a carrier's NAT with 60 ms and jitter. Its
-//! file has the keys `nat` (a profile, or the name of another network), `loss`, `loss-burst`, `delay`,
-//! `jitter`, `rate`, `name`, `description`, `source`; with a timeline also `ip` and `mtu`.
+//! A network combines NATs and a link, such as a home router with a delay of 8 ms, or a carrier's NAT with
+//! 60 ms and jitter. Its file has the keys `nat` (a profile, or the name of another network), `loss`,
+//! `loss-burst`, `delay`, `jitter`, `rate`, `name`, `description` and `source`, and in scenarios with a
+//! timeline also `ip` and `mtu`.
 
 use std::{path::Path, str::FromStr, sync::LazyLock, time::Duration};
 
@@ -20,7 +21,7 @@ const BUILT_IN: &str = include_str!("../../samples/networks.toml");
 /// Everything between a peer and the internet, under a name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NamedNetwork {
-    /// The requested name: `port+sym`, `home-router`, or the `name` of a file.
+    /// The requested name, such as `port+sym` or `home-router`, or the `name` in a file.
     pub name: String,
     /// One-sentence description; empty for a bare profile.
     pub description: String,
@@ -35,7 +36,7 @@ pub struct NamedNetwork {
 /// Text that does not name a network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NetworkError {
-    /// Not a profile, a known network or a file.
+    /// The text is not a profile, a known network or a file.
     #[error("{profile}{}", by_name(suggestion.as_deref()))]
     Unknown {
         /// Why it is not a profile.
@@ -43,13 +44,13 @@ pub enum NetworkError {
         /// The nearest known network.
         suggestion: Option<String>,
     },
-    /// A profile that is not possible.
+    /// The profile is not possible.
     #[error(transparent)]
     Profile(Box<ProfileError>),
-    /// A file that cannot be used.
+    /// The file cannot be used.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A key that requires a timeline.
+    /// The key requires a timeline.
     #[error("`{0}` is only allowed in scenarios with a timeline")]
     TimelinesOnly(&'static str),
 }
@@ -62,7 +63,7 @@ pub struct EndError {
     pub file: String,
     /// Key of the network, such as `a`.
     pub end: &'static str,
-    /// What is wrong with it.
+    /// Why the network is not valid.
     pub error: Box<NetworkError>,
 }
 
@@ -92,7 +93,7 @@ pub struct LinkChanges {
     /// Bits per second.
     #[serde(default, deserialize_with = "bit_rate")]
     pub rate: Option<u64>,
-    /// Size of the queue in front of it.
+    /// Size of the queue in front of the link.
     #[serde(default, deserialize_with = "queue")]
     pub queue: Option<Queue>,
 }
@@ -186,7 +187,7 @@ fn ip_versions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IpVe
 }
 
 impl NetworkFile {
-    /// The network it describes, called `name` unless it has a name of its own.
+    /// The network that the file describes, called `name` unless the file contains a name.
     ///
     /// # Errors
     /// `nat` is neither a profile nor a built-in network.
@@ -214,7 +215,7 @@ impl NetworkFile {
         }
     }
 
-    /// Its IP versions, IPv4 by default, and the MTU of its path to the internet in bytes. Only kernel labs
+    /// The IP versions, IPv4 by default, and the MTU of the path to the internet in bytes. Only kernel labs
     /// with a timeline support these.
     #[must_use]
     pub fn ip_and_mtu(&self) -> (IpVersions, Option<u16>) {
@@ -223,8 +224,7 @@ impl NetworkFile {
 
     /// Rejects keys that require a timeline.
     ///
-    /// # Errors
-    /// It has `ip` or `mtu`.
+    /// # Errors The file has `ip` or `mtu`.
     pub fn plain(self) -> Result<Self, NetworkError> {
         match (self.ip, self.mtu) {
             (None, None) => Ok(self),
@@ -258,7 +258,7 @@ pub fn built_in() -> &'static [NamedNetwork] {
             }
         };
         let mut all: Vec<NamedNetwork> = files.iter().map(one).collect();
-        // A TOML table does not keep the order of its file.
+        // A TOML table does not preserve the order of its file.
         all.sort_by_key(|network| BUILT_IN.find(&format!("\n[{}]", network.name)));
         all
     });
@@ -315,7 +315,7 @@ fn known(text: &str) -> Result<NamedNetwork, NetworkError> {
     let near = names().into_iter().min_by_key(|name| edit_distance(text, name));
     let near = near.filter(|name| edit_distance(text, name) <= 1 + text.len() / 4);
     match (&profile, near) {
-        // One of the two has a suggestion.
+        // Only the profile has a suggestion.
         (ProfileError::Unknown { suggestion: Some(_), .. }, None) => {
             Err(NetworkError::Profile(profile.into()))
         }

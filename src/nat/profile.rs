@@ -19,28 +19,28 @@ use std::{fmt, str::FromStr};
 use super::{BINDING_TIMEOUT, Behaviour, Layer, Nat, Ports};
 use crate::{types::edit_distance, units};
 
-/// Names of the single layers, in the order in which they are listed. `fw` is short for `firewall`.
+/// Names of individual layers, in the order in which they are listed. `fw` is short for `firewall`.
 pub const NAMES: [&str; 8] =
     ["none", "firewall", "fullcone", "addr", "port", "sym", "sym-sequential", "udp-blocked"];
 
-/// Rows and columns of the matrix: all profiles with a distinct expectation, and one that blocks UDP.
+/// Rows and columns of the matrix: all profiles with distinct expectations, and one that blocks UDP.
 pub const MATRIX: [&str; 9] =
     ["none", "firewall", "fullcone", "addr", "port", "sym", "port+port", "port+sym", "udp-blocked"];
 
-/// Maximum number of layers: even a home router behind a carrier's NAT behind another is rare.
+/// Maximum number of layers: even three, a home router behind two carrier NATs, are rare.
 const MAX_LAYERS: usize = 4;
 
-/// The layers between a peer and the internet. No layer means a public address.
+/// The layers between a peer and the internet. Without layers, the peer has a public address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Profile {
-    /// From the peer outwards.
+    /// The layers, from the peer outwards.
     pub layers: Vec<Layer>,
 }
 
 /// Text that is not a valid profile.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProfileError {
-    /// Unknown name.
+    /// The name is unknown.
     #[error("unknown NAT profile `{name}`{}; supported are {known}, any mapping and filtering such as eim-apdf, and stacks such as port+sym",
         suggestion.as_ref().map(|s| format!(" (did you mean `{s}`?)")).unwrap_or_default(), known = NAMES.join(", "))]
     Unknown {
@@ -49,7 +49,7 @@ pub enum ProfileError {
         /// The nearest known name.
         suggestion: Option<String>,
     },
-    /// Unknown option, or one that does not apply to this layer.
+    /// The option is unknown or does not apply to this layer.
     #[error("NAT profile `{layer}`: `{option}` is not a valid option; expected {usage}")]
     Option {
         /// Name of the layer.
@@ -59,7 +59,7 @@ pub enum ProfileError {
         /// The valid options.
         usage: &'static str,
     },
-    /// Layers that cannot be combined.
+    /// The layers cannot be combined.
     #[error("impossible NAT profile `{profile}`: {why}")]
     Impossible {
         /// The profile as written.
@@ -202,7 +202,7 @@ fn set(layer: &mut Layer, option: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// The known name with the smallest edit distance, if it is near.
+/// The known name with the smallest edit distance, if it is small enough.
 fn nearest(name: &str) -> Option<String> {
     let pairs = Behaviour::ALL.into_iter().flat_map(|m| {
         Behaviour::ALL.into_iter().map(move |f| format!("{}m-{}f", m.initials(), f.initials()))

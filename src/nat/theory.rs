@@ -1,9 +1,9 @@
-//! Predicts whether two peers behind given NATs can reach each other directly: ICE (RFC 8445 §6 and §7) run
-//! on symbols instead of packets. Ports are not numbers here, only what they depend on; each peer sends to
-//! every address of the remote peer that it knows, until nothing new is learnt.
+//! Predicts whether two peers behind given NATs can reach each other directly: a model of ICE (RFC 8445 §6
+//! and §7) with symbols instead of packets. Ports are represented not by numbers but by what they depend
+//! on. Each peer sends to every known address of the remote peer until no new addresses are learned.
 //!
-//! A direct pair requires, from one peer: a check that passes the remote filter, sent to an address whose
-//! response comes back from that same address (§7.2.5.2.1 demands it) and passes its own filter.
+//! A direct pair requires that one peer sends a check that passes the remote filter, and that the response
+//! comes from the address to which the check was sent (§7.2.5.2.1) and passes the peer's own filter.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -15,9 +15,9 @@ use super::{Behaviour, Profile};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Path {
-    /// Without a relay.
+    /// A connection without a relay.
     Direct,
-    /// Through a TURN server.
+    /// A connection through a TURN server.
     Relay,
     /// No connection.
     None,
@@ -62,7 +62,7 @@ impl Relays {
     }
 }
 
-/// A host of the model: one of the peers, or the STUN server, each with an address of its own.
+/// A host of the model: one of the peers or the STUN server, each with its own address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Host {
     A,
@@ -70,14 +70,15 @@ enum Host {
     Stun,
 }
 
-/// An address as seen from the internet: the host's, and the port by what its mapping depends on.
+/// An address as seen from the internet: the host's address, and a port identified by what its mapping
+/// depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum MappedAddress {
-    /// The same port for all.
+    /// The same port for all remote addresses.
     Only(Host),
     /// A port per remote host.
     For(Host, Host),
-    /// A port per remote address: the remote host, and which of its addresses.
+    /// A port per remote address: the remote host and the index of its address.
     ForEach(Host, Host, u8),
 }
 
@@ -89,14 +90,14 @@ impl MappedAddress {
     }
 }
 
-/// One peer: what it admits, and what it has learnt.
+/// One peer: its NAT behaviour and the addresses it has learned.
 struct ModelPeer {
     host: Host,
     mapping: Option<Behaviour>,
     filtering: Option<Behaviour>,
     /// Known addresses of the remote peer.
     known: BTreeSet<MappedAddress>,
-    /// Each mapping and the addresses it was used towards.
+    /// Each mapping with the addresses to which it has sent.
     sent: BTreeSet<(MappedAddress, MappedAddress)>,
 }
 
@@ -114,12 +115,12 @@ impl ModelPeer {
         peer
     }
 
-    /// The source address of its packets to `to`.
+    /// The source address of this peer's packets to `to`.
     fn source(&self, to: MappedAddress) -> MappedAddress {
         match self.mapping {
             None | Some(Behaviour::EndpointIndependent) => MappedAddress::Only(self.host),
             Some(Behaviour::AddressDependent) => MappedAddress::For(self.host, to.host()),
-            // The remote peer has few addresses: the one that everybody sees, and those for each of ours.
+            // The remote peer has few addresses: a common one, or one for each of our addresses.
             Some(Behaviour::AddressAndPortDependent) => {
                 let which = match to {
                     MappedAddress::Only(_) => 0,
@@ -150,8 +151,8 @@ impl ModelPeer {
     }
 }
 
-/// Whether a check of `x` to some address of `y` arrives and its response does, too; what `y` learns of `x`
-/// from checks that arrive is kept.
+/// Whether a check from `x` to some address of `y` arrives, and its response as well. Adds the addresses of
+/// `x` that `y` learns from arriving checks.
 fn check(x: &ModelPeer, y: &mut ModelPeer) -> bool {
     let mut good = false;
     for &to in &x.known {
@@ -174,7 +175,7 @@ fn is_direct(a: &Profile, b: &Profile) -> bool {
     let stun = MappedAddress::Only(Host::Stun);
     a.known.insert(b.source(stun));
     b.known.insert(a.source(stun));
-    // Each round may teach each peer a few addresses; there are fewer than 16 of each.
+    // In each round, each peer may learn a few addresses; it has fewer than 16.
     for _ in 0..16 {
         a.send();
         b.send();
@@ -186,8 +187,8 @@ fn is_direct(a: &Profile, b: &Profile) -> bool {
     false
 }
 
-/// The expected path between a peer behind `a` and one behind `b`, on separate networks, by ICE with a STUN
-/// server and these relays.
+/// The expected path between a peer behind `a` and one behind `b`, on separate networks, using ICE with a
+/// STUN server and these relays.
 #[must_use]
 pub fn expected(a: &Profile, b: &Profile, relays: Relays) -> Path {
     if is_direct(a, b) {
@@ -199,7 +200,7 @@ pub fn expected(a: &Profile, b: &Profile, relays: Relays) -> Path {
     }
 }
 
-/// A relay of one peer suffices if the remote peer's packets reach it by UDP.
+/// One peer's relay suffices if the remote peer's packets reach it over UDP.
 fn relayed(a: &Profile, b: &Profile, relays: Relays) -> Path {
     let one_way = |x: &Profile, y: &Profile| relays.serve(x) && (y.passes_udp() || relays.serve(y));
     if one_way(a, b) || one_way(b, a) { Path::Relay } else { Path::None }
@@ -210,7 +211,7 @@ mod tests {
     use super::*;
     use crate::nat::profile::MATRIX;
 
-    /// Measured with netfilter and with an in-process NAT, against coturn.
+    /// Measured with netfilter and with an in-process NAT, with coturn as the server.
     const MEASURED: [&str; 9] = [
         "DDDDDDDDR",
         "DDDDDRDRR",
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_symmetric() {
+    fn the_prediction_is_symmetric() {
         let names = Behaviour::ALL
             .into_iter()
             .flat_map(|m| Behaviour::ALL.map(|f| format!("{}m-{}f", m.initials(), f.initials())));

@@ -17,7 +17,7 @@ pub const MAX_LIFETIME: Duration = Duration::from_hours(1);
 /// How long an allocation may outlive the credentials of its user: time to renew it with fresh ones.
 pub const EXPIRY_GRACE: Duration = Duration::from_mins(1);
 
-/// Maximum number of peers an allocation remembers having sent to; beyond it the set is cleared.
+/// Maximum number of peers to which an allocation remembers having sent; if exceeded, the set is cleared.
 const PEERS_REMEMBERED: usize = 1024;
 
 /// Lifetime of a permission (RFC 8656 §9).
@@ -31,23 +31,23 @@ const CHANNEL_LIFETIME: Duration = Duration::from_mins(10);
 pub struct Allocation<R> {
     /// The relay socket.
     pub relay: R,
-    /// Its address, as reported to the client.
+    /// The relayed address, as reported to the client.
     pub relayed: SocketAddr,
-    /// User name it was created with, or the newest name it was refreshed with: every further request must
-    /// come from the same user.
+    /// Username of the Allocate request, or the newest one of a Refresh: all further requests must come
+    /// from the same user.
     pub username: String,
-    /// The key of that name. After the name has expired it is still valid, except for extending the
+    /// The key of that username. After the username has expired, it remains valid except for extending the
     /// lifetime.
     pub key: [u8; 16],
     /// Transaction ID of the Allocate request, to recognize its retransmission.
     pub transaction: TransactionId,
-    /// When it expires.
+    /// When the allocation expires.
     pub expires: Instant,
     permissions: HashMap<IpAddr, Instant>,
     channels: HashMap<u16, Channel>,
     numbers: HashMap<SocketAddr, u16>,
     sent_to: HashSet<SocketAddr>,
-    /// The last of those: most packets go to the same peer as the one before.
+    /// The last peer in `sent_to`: most packets go to the same peer as the previous one.
     last_sent_to: Option<SocketAddr>,
     pub(super) bandwidth: Bandwidth,
 }
@@ -63,7 +63,7 @@ struct Channel {
 pub enum InstallError {
     /// The channel is bound to another peer, or the peer to another channel.
     Taken,
-    /// There are too many of them.
+    /// The maximum number is reached.
     Full,
 }
 
@@ -145,7 +145,7 @@ impl<R> Allocation<R> {
         self.permissions.get(&peer).is_some_and(|expires| *expires > now)
     }
 
-    /// Whether something was sent to that peer before.
+    /// Whether data was sent to this peer before.
     pub fn has_sent_to(&mut self, peer: SocketAddr) -> bool {
         if self.last_sent_to == Some(peer) {
             return true;

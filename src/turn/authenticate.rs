@@ -1,6 +1,6 @@
-//! Authentication with long-term credentials (RFC 8489 §9.2), and error responses. Anybody can send a
-//! request in another client's name, so responses to unauthenticated clients are as short as possible, and
-//! rate-limited over UDP.
+//! Authentication with long-term credentials (RFC 8489 §9.2), and error responses. Requests with a spoofed
+//! source address are easy to send, so responses to unauthenticated clients are as short as possible and,
+//! over UDP, rate-limited.
 
 use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 
@@ -43,8 +43,8 @@ impl<R: Clone> Protocol<R> {
         Err(self.challenge(tuple, request, RejectReason::Unauthorized, now.instant))
     }
 
-    /// Keys that may sign a request with this user name. An allocation's own key stays valid for the
-    /// lifetime of the allocation, but not to extend it: that requires a name that has not expired.
+    /// Keys that may sign a request with this username. An allocation's own key remains valid for the
+    /// lifetime of the allocation, but not to extend it: that requires a username that has not expired.
     fn keys(
         &self,
         tuple: FiveTuple,
@@ -64,7 +64,7 @@ impl<R: Clone> Protocol<R> {
         own.map(|allocation| allocation.key).into_iter().chain(made).collect()
     }
 
-    /// 401 or 438, with what the client needs to retry.
+    /// The response 401 or 438, with the realm and nonce that the client needs to retry.
     fn challenge(
         &mut self,
         tuple: FiveTuple,
@@ -93,7 +93,7 @@ impl<R: Clone> Protocol<R> {
         self.error(tuple, answer, (reason, None), key, now)
     }
 
-    /// 420 (RFC 8489 §14.9).
+    /// The response 420 with UNKNOWN-ATTRIBUTES (RFC 8489 §14.13).
     pub(super) fn unknown_attributes(
         &mut self,
         tuple: FiveTuple,
@@ -128,8 +128,8 @@ impl<R: Clone> Protocol<R> {
     }
 
     /// Responds to a client that has not authenticated. Over TCP the address is genuine, and a client with
-    /// an allocation has proven its own: those are not limited, so that an attacker cannot use up a
-    /// client's share of responses by spoofing its address.
+    /// an allocation has proven its address: such clients are not limited, so that an attacker cannot use
+    /// up a client's share of responses by spoofing its address.
     fn answer_unauthenticated(
         &mut self,
         tuple: FiveTuple,

@@ -19,21 +19,21 @@ const PORT_TRIES: usize = 16;
 pub struct Route {
     /// The socket to respond from: RESPONSE-ORIGIN.
     pub origin: SocketAddr,
-    /// The socket that differs in address and port from the one that received the request: OTHER-ADDRESS.
+    /// The socket whose address and port both differ from those of the receiving socket: OTHER-ADDRESS.
     pub other: SocketAddr,
-    /// Destination of the response: the client, or RESPONSE-PORT of its address.
+    /// Destination of the response: the client's address, with RESPONSE-PORT if requested.
     pub to: SocketAddr,
 }
 
-/// The route of a response; `None` if this server has no alternate address, or over TCP, where nothing can
-/// be changed.
+/// The route of a response; `None` if this server has no alternate address, or over TCP, where no other
+/// socket can respond.
 pub(super) fn route(config: &TurnConfig, tuple: FiveTuple, request: &Message<'_>) -> Option<Route> {
     let (primary, alternate) = (config.udp?, config.alternate?);
     if tuple.transport != ClientTransport::Udp {
         return None;
     }
     let asked = tuple.server;
-    let opposite = |one: bool| if one { alternate } else { primary };
+    let opposite = |is_primary: bool| if is_primary { alternate } else { primary };
     let other = SocketAddr::new(
         opposite(asked.ip() == primary.ip()).ip(),
         opposite(asked.port() == primary.port()).port(),
@@ -60,7 +60,7 @@ pub(super) async fn bind(config: &mut TurnConfig) -> Result<Sockets, TurnError> 
     let primary = config.udp.ok_or_else(|| wrong("there is no primary UDP address"))?;
     if primary.ip().is_unspecified() || wanted.ip().is_unspecified() {
         return Err(wrong(
-            "neither may be a wildcard address: responses must come from the right one",
+            "neither address may be a wildcard: responses must come from the requested address",
         ));
     }
     if wanted.ip() == primary.ip() || wanted.is_ipv4() != primary.is_ipv4() {

@@ -1,4 +1,4 @@
-//! Configuration of the server, and errors of starting it.
+//! Configuration of the server, and its startup errors.
 
 use std::{
     io,
@@ -31,7 +31,7 @@ pub struct TurnConfig {
     pub relay_ports: RangeInclusive<u16>,
     /// Realm of the credentials.
     pub realm: String,
-    /// Verifies user names and passwords.
+    /// Verifies usernames and passwords.
     pub credentials: Arc<dyn Credentials>,
     /// Peers that may be relayed to.
     pub peers: PeerFilter,
@@ -73,32 +73,32 @@ pub struct TlsListener {
 /// Upper bounds on the resources of a server.
 #[derive(Debug, Clone)]
 pub struct TurnLimits {
-    /// Concurrent allocations; beyond it 508 (Insufficient Capacity).
+    /// Maximum number of concurrent allocations; further requests get 508 (Insufficient Capacity).
     pub allocations: usize,
-    /// Concurrent allocations of one user; beyond it 486 (Allocation Quota Reached). A client makes one for
-    /// each of its addresses and each transport.
+    /// Maximum number of concurrent allocations per user; further requests get 486 (Allocation Quota
+    /// Reached). A client creates one for each of its addresses and each transport.
     pub allocations_per_user: usize,
-    /// Permissions, and channels, per allocation; beyond it 508.
+    /// Maximum number of permissions, and of channels, per allocation; further requests get 508.
     pub peers_per_allocation: usize,
-    /// Concurrent TCP and TLS connections; further ones are closed immediately.
+    /// Maximum number of concurrent TCP and TLS connections; further ones are closed immediately.
     pub tcp_connections: usize,
-    /// The same per client address (IPv6: per /64); `None`: no limit.
+    /// Maximum number of concurrent connections per client address (IPv6: per /64); `None` means no limit.
     pub tcp_connections_per_address: Option<u32>,
-    /// How long a TCP connection may exist without an allocation, including the TLS handshake, whatever it
-    /// sends.
+    /// How long a TCP connection may exist without an allocation, including the TLS handshake, regardless
+    /// of what it sends.
     pub unauthenticated_within: Duration,
-    /// Rate of error responses over UDP to an unauthenticated address (IPv6: /64), because anybody can send
-    /// a request in its name. `None`: no limit.
+    /// Rate of error responses over UDP to an unauthenticated address (IPv6: /64), because its requests may
+    /// be spoofed. `None` means no limit.
     pub unauthenticated_errors: Option<Rate>,
-    /// Rate at which one user may send to new addresses and ports; `None`: no limit. A relay must not be
-    /// usable as a port scanner.
+    /// Rate at which one user may send to new addresses and ports; `None` means no limit. A relay must not
+    /// be usable as a port scanner.
     pub new_peers: Option<Rate>,
-    /// Bytes per second through one allocation, in each direction; excess traffic is dropped. Counted as on
-    /// the wire between client and server: including IP and UDP headers and TURN framing.
+    /// Bytes per second through one allocation, in each direction; excess traffic is dropped. Bytes are
+    /// counted as on the wire between client and server, including IP and UDP headers and TURN framing.
     pub bytes_per_second: Option<u64>,
-    /// The same for all allocations together.
+    /// Bytes per second through all allocations together, in each direction.
     pub total_bytes_per_second: Option<u64>,
-    /// Lifetime of a nonce, after which it gets 438 (Stale Nonce).
+    /// Lifetime of a nonce, after which requests with it get 438 (Stale Nonce).
     pub nonce_lifetime: Duration,
 }
 
@@ -122,10 +122,10 @@ impl Default for TurnLimits {
             allocations_per_user: 30,
             peers_per_allocation: 64,
             tcp_connections: 1024,
-            // A sixteenth of all, as for HTTP: enough for the phones behind one NAT.
+            // A sixteenth of all connections, as for HTTP: enough for the phones behind one NAT.
             tcp_connections_per_address: Some(64),
             unauthenticated_within: Duration::from_secs(10),
-            // An allocation takes one. A second's worth is 4 KB: not worth reflecting.
+            // An allocation takes one error. A second's worth is 4 KB, which is useless for reflection.
             unauthenticated_errors: Some(Rate::new(200, Duration::from_millis(20))),
             // A call needs about 40: four allocations times ten candidates.
             new_peers: Some(Rate::new(512, Duration::from_millis(20))),
@@ -144,7 +144,7 @@ pub enum TurnError {
     Listen {
         /// `udp`, `tcp` or `tls`.
         transport: &'static str,
-        /// The address.
+        /// The address to listen on.
         address: SocketAddr,
         /// Error of the operating system.
         source: io::Error,

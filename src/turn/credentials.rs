@@ -4,15 +4,15 @@ use std::time::SystemTime;
 
 pub use crate::stun::message::long_term_key;
 
-/// Looks up the passwords of user names.
+/// Looks up the passwords of usernames.
 pub trait Credentials: Send + Sync {
     /// The passwords accepted for `username` at `now`, the current one first; empty if the name is unknown,
-    /// expired or malformed. Several while a secret is being rotated: the MESSAGE-INTEGRITY of a request
-    /// shows which one it uses.
+    /// expired or malformed. There are several while a secret is being rotated: the MESSAGE-INTEGRITY of a
+    /// request shows which one was used.
     fn passwords(&self, username: &str, now: SystemTime) -> Vec<String>;
 
-    /// The part of the name that does not change when credentials are renewed: it owns the allocations,
-    /// which are counted by it for the quota per user.
+    /// The part of the name that does not change when credentials are renewed. It identifies the user that
+    /// owns an allocation, also for the quota.
     fn quota_key<'a>(&self, username: &'a str) -> &'a str {
         username
     }
@@ -22,7 +22,7 @@ pub trait Credentials: Send + Sync {
         None
     }
 
-    /// The pair of devices the name was issued for, if known.
+    /// The pair of devices for which the name was issued, if known.
     fn pair<'a>(&self, _username: &'a str) -> Option<&'a str> {
         None
     }

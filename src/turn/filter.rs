@@ -1,7 +1,7 @@
 //! Filters the peers that may be relayed to. An open relay gives its users access to the relay's own
 //! network (RFC 8656 §21.2, §21.4), so everything that is not a public unicast address is rejected unless
 //! explicitly allowed. An IPv6 address that embeds an IPv4 address (mapped, NAT64, 6to4, …) is treated like
-//! that one: allowing `64:ff9b::/96` does not give access to 127.0.0.1.
+//! the embedded one: allowing `64:ff9b::/96` does not give access to 127.0.0.1.
 
 use std::{
     fmt,
@@ -123,7 +123,7 @@ pub struct PeerFilter {
     pub allow: Vec<IpNet>,
     /// Ranges rejected although they are public; takes precedence over `allow`.
     pub deny: Vec<IpNet>,
-    /// The server's own addresses: rejected, even public ones, unless they are in `allow`.
+    /// The server's own addresses, which are rejected, even if public, unless they are in `allow`.
     pub own: Vec<IpAddr>,
 }
 
@@ -157,7 +157,7 @@ impl PeerFilter {
 
 /// The IPv4 addresses that packets to `ip` may reach: IPv4-mapped and -compatible (RFC 4291 §2.5.5), NAT64
 /// (RFC 6052 §2.2, RFC 8215), 6to4 (RFC 3056), Teredo's server and client (RFC 4380 §4), ISATAP (RFC 5214
-/// §6.1). Several if it is ambiguous.
+/// §6.1). There are several if the embedding is ambiguous.
 fn embedded(ip: Ipv6Addr) -> Vec<Ipv4Addr> {
     let bytes = ip.octets();
     let at = |indices: [usize; 4]| Ipv4Addr::from(indices.map(|index| bytes[index]));
@@ -167,8 +167,8 @@ fn embedded(ip: Ipv6Addr) -> Vec<Ipv4Addr> {
         [0, 0, 0, 0, 0, 0 | 0xffff, ..]
         | [0, 0, 0, 0, 0xffff, 0, ..]
         | [0x64, 0xff9b, 0, 0, 0, 0, ..] => vec![last],
-        // The network chooses which of RFC 6052's prefix lengths it uses: all are checked. A leading zero
-        // is not an address but indicates another length.
+        // The network may use any of RFC 6052's prefix lengths, so all are checked. A leading zero byte is
+        // not part of an address but indicates another length.
         [0x64, 0xff9b, 1, ..] => [at([6, 7, 9, 10]), at([7, 9, 10, 11]), at([9, 10, 11, 12])]
             .into_iter()
             .filter(|ip| ip.octets()[0] != 0)

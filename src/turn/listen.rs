@@ -1,4 +1,4 @@
-//! Binds the listeners, and relay sockets on random free ports.
+//! Binds the listeners, and binds relay sockets to random free ports.
 
 use std::{
     io,
@@ -11,7 +11,8 @@ use tokio::net::{TcpListener, UdpSocket};
 
 use super::config::{TlsListener, TurnConfig, TurnError};
 
-/// Kernel buffer size of every UDP socket in bytes: the usual default loses bursts of a keyframe's size.
+/// Kernel buffer size of every UDP socket in bytes: the usual default loses bursts as large as a
+/// keyframe.
 const SOCKET_BUFFER: usize = 4 << 20;
 
 /// Number of ports tried for one relay socket.
@@ -26,7 +27,7 @@ pub(super) struct Listeners {
 }
 
 pub(super) async fn bind_listeners(config: &TurnConfig) -> Result<Listeners, TurnError> {
-    // The port that the system chose for UDP may be taken for TCP: then another one is tried.
+    // The port that the system chose for UDP may be in use for TCP, in which case another is tried.
     let free = |address: Option<SocketAddr>| address.is_some_and(|address| address.port() == 0);
     let mut tries = if free(config.udp) && free(config.tcp) { 16 } else { 1 };
     loop {
@@ -76,7 +77,7 @@ async fn listen(
     Ok((listener, bound))
 }
 
-/// Fails at startup rather than at the first allocation.
+/// Checks the relay address, to fail at startup rather than at the first allocation.
 pub(super) fn check_relay(config: &TurnConfig) -> Result<(), TurnError> {
     if config.relay_ports.is_empty() {
         return Err(TurnError::NoRelayPorts(config.relay_ports.clone()));
@@ -115,7 +116,7 @@ pub(super) fn bind_in_range(config: &TurnConfig, even: bool) -> io::Result<UdpSo
 
 pub(super) fn enlarge_buffers(socket: &UdpSocket) {
     let socket = SockRef::from(socket);
-    // The kernel grants what it permits; less is slower, but works.
+    // The kernel may grant less, which is slower but works.
     let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
     let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
 }

@@ -1,16 +1,15 @@
-//! Embedded STUN and TURN server (RFC 8489, RFC 8656) over UDP, TCP and TLS,
-//! relaying UDP.
+//! Embedded STUN and TURN server (RFC 8489, RFC 8656) over UDP, TCP and TLS, which relays UDP.
 //!
-//! Our own rather than a library, because a relay is only as safe as its rejections: 403 by the peer
-//! filter, 486 by the quota and 438 by bounded nonces must be decided inside the request handling, where
-//! the libraries have no hook.
+//! We use no library, because a relay is only as safe as its rejections: 403 by the peer filter, 486 by
+//! the quota and 438 by bounded nonces must be decided inside the request handling, where the libraries
+//! have no hooks.
 //!
 //! - `nonce`: stateless nonces
-//! - `credentials`, `rest`: who may allocate · `filter`: which peers may be relayed to
+//! - `credentials`, `rest`: the users that may allocate · `filter`: the peers that may be relayed to
 //! - `allocation`, `protocol`, `authenticate`, `requests`, `relaying`, `revoked`: the protocol without
 //!   sockets; the time is passed in
 //! - `behaviour`: the alternate address, for NAT behaviour discovery (RFC 5780)
-//! - `server`, `tcp`: the sockets around it · `stats`: counters for `/metrics`
+//! - `server`, `tcp`: the sockets · `stats`: counters for `/metrics`
 //!
 //! Not implemented: DTLS, relaying TCP (RFC 6062), port reservation and DONT-FRAGMENT (both are rejected
 //! with the code that their section specifies), ICMP, mobility.

@@ -1,6 +1,6 @@
-//! Stateless nonces (RFC 8489 §9.2): each contains its own expiry and a MAC over that and the client's
-//! address, so any number of clients costs no memory. They are short because unauthenticated responses
-//! contain them, which must not be useful for amplification.
+//! Stateless nonces (RFC 8489 §9.2): each contains its own expiry and a MAC over the expiry and the
+//! client's address, so no memory is needed per client. Nonces are short because unauthenticated responses
+//! contain them and must not be useful for amplification.
 
 use std::{
     net::SocketAddr,
@@ -11,7 +11,7 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-/// Bytes of the MAC: together with the two of the expiry they are 12 characters, which need no padding. One
+/// Bytes of the MAC: with the two bytes of the expiry, they encode to 12 characters without padding. One
 /// guess in 2^56 is right, and a nonce alone grants nothing.
 const TAG_BYTES: usize = 7;
 
@@ -46,7 +46,7 @@ impl Nonces {
         let Ok(bytes) = BASE64.decode(nonce) else { return false };
         let [high, low, ref tag @ ..] = bytes[..] else { return false };
         let now = self.seconds(now);
-        // The only expiry with these bits that can still be in the future.
+        // Reconstructs the only expiry with these bits that can still be in the future.
         let [.., now_high, now_low] = now.to_be_bytes();
         let now_bits = u16::from_be_bytes([now_high, now_low]);
         let left = u16::from_be_bytes([high, low]).wrapping_sub(now_bits);

@@ -1,6 +1,7 @@
-//! STUN and TURN, server side, without I/O: a datagram and the time go in, the action to take comes out.
-//! The allocation table and Binding requests are here, authentication in [`super::authenticate`], the other
-//! requests in [`super::requests`], the data paths in [`super::relaying`].
+//! The server side of STUN and TURN, without I/O: it takes a datagram and the time and returns the action
+//! to perform. This module contains the allocation table and Binding requests; authentication is in
+//! [`super::authenticate`], the other requests are in [`super::requests`], and the data paths are in
+//! [`super::relaying`].
 
 use std::{
     collections::{HashMap, HashSet},
@@ -27,7 +28,7 @@ use crate::{
 /// Transport between client and server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ClientTransport {
-    /// UDP.
+    /// Datagrams over UDP.
     Udp,
     /// TCP, with or without TLS.
     Tcp,
@@ -36,7 +37,7 @@ pub enum ClientTransport {
 /// Identifies an allocation (RFC 8656 §2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FiveTuple {
-    /// UDP or TCP.
+    /// Transport between client and server.
     pub transport: ClientTransport,
     /// The client's address.
     pub client: SocketAddr,
@@ -44,7 +45,7 @@ pub struct FiveTuple {
     pub server: SocketAddr,
 }
 
-/// The time by both clocks: the monotonic one for lifetimes, the wall clock for user names.
+/// The time by both clocks: monotonic for lifetimes, and wall-clock for the expiry of usernames.
 #[derive(Debug, Clone, Copy)]
 pub struct Now {
     /// Monotonic time.
@@ -65,7 +66,7 @@ impl Now {
     }
 }
 
-/// What to do about a datagram.
+/// The action that a datagram requires.
 #[derive(Debug)]
 pub enum TurnAction<R> {
     /// Ignore it.
@@ -87,14 +88,14 @@ pub enum TurnAction<R> {
     Bind(Box<Pending>),
 }
 
-/// Sender of a request: the name, and the key that verified it.
+/// The sender of a request: the username and the key that verified it.
 pub(super) type User = (String, [u8; 16]);
 
-/// Resources a user has in use.
+/// Resources that a user is using.
 #[derive(Debug)]
 pub(super) struct Usage {
     pub allocations: usize,
-    /// Rate limit of sending to new peers; `None`: no limit.
+    /// Rate limit for sending to new peers; `None` means no limit.
     pub new_peers: Option<TokenBucket>,
 }
 
@@ -103,13 +104,13 @@ pub struct Protocol<R> {
     pub(super) config: TurnConfig,
     pub(super) counters: Arc<Counters>,
     pub(super) allocations: HashMap<FiveTuple, Allocation<R>>,
-    /// By quota key. Users without allocations stay until their state has no effect any more.
+    /// Keyed by quota key. Users without allocations remain until their state no longer has any effect.
     pub(super) users: HashMap<String, Usage>,
     /// The relayed addresses of all allocations.
     pub(super) relayed: HashSet<SocketAddr>,
     pub(super) bandwidth: Bandwidth,
     pub(super) nonces: Nonces,
-    /// Rate limit of error responses to unauthenticated addresses.
+    /// Rate limit for error responses to unauthenticated addresses.
     pub(super) errors: Option<HashedRate>,
     pub(super) revoked: RevokedPairs,
 }
@@ -149,7 +150,7 @@ impl<R: Clone> Protocol<R> {
         }
     }
 
-    /// Removes expired allocations and state that has no effect any more.
+    /// Removes expired allocations and state that no longer has any effect.
     pub fn expire(&mut self, now: Now) {
         self.end(|allocation| allocation.expires <= now.instant);
         self.users.retain(|_, user| {
@@ -183,7 +184,7 @@ impl<R: Clone> Protocol<R> {
         over.len()
     }
 
-    /// Removes an allocation, and with it its relay socket.
+    /// Removes an allocation along with its relay socket.
     pub fn remove(&mut self, tuple: FiveTuple) {
         let Some(allocation) = self.allocations.remove(&tuple) else { return };
         self.relayed.remove(&allocation.relayed);
@@ -210,8 +211,8 @@ impl<R: Clone> Protocol<R> {
         self.allocations.contains_key(&tuple)
     }
 
-    /// Binding (RFC 8489 §6.3.1); answered without credentials, and with a FINGERPRINT only if the request
-    /// has one: the response must not be longer than necessary.
+    /// Answers a Binding request (RFC 8489 §6.3.1) without requiring credentials, and with a FINGERPRINT
+    /// only if the request has one: the response must not be longer than necessary.
     fn binding(&mut self, tuple: FiveTuple, request: &Message<'_>, now: Now) -> TurnAction<R> {
         const KNOWN: [u16; 9] = [
             attr::USERNAME,

@@ -1,5 +1,5 @@
-//! The data paths (RFC 8656 §10-12): Send and Data indications, `ChannelData`, and the checks each packet
-//! must pass.
+//! The data paths (RFC 8656 §10-12): Send and Data indications, `ChannelData`, and the checks that each
+//! packet must pass.
 
 use std::{
     collections::HashMap, net::SocketAddr, ops::Range, sync::atomic::Ordering::Relaxed,
@@ -22,7 +22,7 @@ const IPV6_UDP: usize = 40 + 8;
 /// Maximum payload of a UDP datagram over IPv4 in bytes: its total length, with both headers, has 16 bits.
 const IPV4_MAX_PAYLOAD: usize = 65_535 - IPV4_UDP;
 
-/// The same over IPv6, whose payload length excludes the IP header.
+/// Maximum payload of a UDP datagram over IPv6, whose payload length excludes the IP header.
 const IPV6_MAX_PAYLOAD: usize = 65_535 - 8;
 
 impl<R: Clone> Protocol<R> {
@@ -95,7 +95,7 @@ impl<R: Clone> Protocol<R> {
         }
     }
 
-    /// Relays a packet of the client to a peer; `bytes` includes its framing.
+    /// Relays a packet from the client to a peer; `bytes` includes its framing.
     fn relay(
         &mut self,
         tuple: FiveTuple,
@@ -107,7 +107,7 @@ impl<R: Clone> Protocol<R> {
         let allocation = self.allocations.get_mut(&tuple).filter(|a| a.expires > now);
         let Some(allocation) = allocation else { return TurnAction::Drop };
         let config = &self.config;
-        // Another client's relay may be reached there, but no other service of this machine.
+        // At the server's own address, only the relays of other clients may be reached.
         let own = peer.ip() == config.relay_address
             && !self.relayed.contains(&peer)
             && !config.peers.allows(peer.ip());
@@ -136,7 +136,7 @@ impl<R: Clone> Protocol<R> {
     }
 }
 
-/// Charges a packet to the bandwidth limits, if there is enough left.
+/// Charges a packet to the bandwidth limits, or returns the limit that it exceeds.
 fn charge<R>(
     allocation: &mut Allocation<R>,
     all: &mut Bandwidth,
@@ -159,9 +159,9 @@ fn may_send_to_new_peer(users: &mut HashMap<String, Usage>, user: &str, now: Ins
     bucket.is_none_or(|bucket| bucket.take(now))
 }
 
-/// Size of a TURN message between client and server, which is the longer of its two sizes. Over TCP it is
-/// counted as if it were a datagram, too: messages share segments there, whose headers are longer. Headers
-/// of TLS and of the link layer are not counted, as they depend on what the relay cannot see.
+/// Size of a TURN message on the wire between client and server, where it is larger than between server
+/// and peer. Over TCP it is counted like a datagram: TCP headers are longer, but messages share segments.
+/// Headers of TLS and of the link layer are not counted because the relay cannot see them.
 fn on_the_wire(tuple: FiveTuple, message: usize) -> usize {
     let headers = if tuple.client.ip().to_canonical().is_ipv4() { IPV4_UDP } else { IPV6_UDP };
     headers + if tuple.transport == ClientTransport::Tcp { padded(message) } else { message }

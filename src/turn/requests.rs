@@ -29,7 +29,7 @@ const CREDENTIALS: [u16; 5] = [
     attr::MESSAGE_INTEGRITY_SHA256,
 ];
 
-/// An Allocate request that was granted and waits for its relay socket.
+/// A granted Allocate request that waits for its relay socket.
 #[derive(Debug)]
 pub struct Pending {
     /// The client's 5-tuple.
@@ -209,7 +209,7 @@ impl<R: Clone> Protocol<R> {
         answer
     }
 
-    /// Handles a request on an allocation the user owns.
+    /// Handles a request on an allocation that the user owns.
     fn change(
         &mut self,
         tuple: FiveTuple,
@@ -228,8 +228,8 @@ impl<R: Clone> Protocol<R> {
         }
     }
 
-    /// A Refresh with newer credentials of the same user makes them the allocation's, so that a call
-    /// outlives the credentials it started with.
+    /// A Refresh with newer credentials of the same user updates the allocation's credentials, so that a
+    /// call outlives the credentials it started with.
     fn refresh(
         &mut self,
         tuple: FiveTuple,
@@ -308,8 +308,7 @@ impl<R: Clone> Protocol<R> {
             return Err(RejectReason::PeerFamily);
         }
         let peers = &self.config.peers;
-        // Two clients of this server reach each other at their relays; see the data path for the other
-        // ports.
+        // Two clients of this server may reach each other's relays; the data path excludes other ports.
         let at_relays = peer.ip() == self.config.relay_address
             && self.relayed.len() > 1
             && !peers.denies(peer.ip());

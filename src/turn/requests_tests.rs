@@ -1,4 +1,4 @@
-//! The requests and the error codes of RFC 8656, without sockets.
+//! Tests the requests and the error codes of RFC 8656, without sockets.
 
 use std::{
     sync::Arc,
@@ -292,7 +292,7 @@ fn old_and_foreign_nonces_are_stale() {
 }
 
 #[test]
-fn an_integrity_without_a_user_name_is_a_bad_request() {
+fn an_integrity_without_a_username_is_a_bad_request() {
     let mut rig = rig();
     let raw = Builder::new(Class::Request, method::ALLOCATE, [1; 12]).integrity(b"k").finish();
     let answer = rig.raw(&raw).unwrap();
@@ -435,7 +435,7 @@ fn channel_data_is_padded_on_tcp_only() {
 
 #[test]
 fn bandwidth_is_bounded_in_each_direction() {
-    // 20 and 8 bytes of headers, 36 of a Data indication with padding, 12 of payload and padding.
+    // 28 bytes of headers, 36 of a Data indication, and 12 of payload with padding.
     let mut rig = Rig::new(TurnLimits { bytes_per_second: Some(76), ..TurnLimits::default() });
     assert_eq!(rig.allocate(), 0);
     assert_eq!(rig.permit(PEER), 0);
@@ -451,7 +451,7 @@ fn bandwidth_is_bounded_in_each_direction() {
 #[test]
 fn the_total_bandwidth_is_bounded() {
     let limits = TurnLimits {
-        // 20 and 8 bytes of headers, 4 of ChannelData, and ten bytes are 42; with five 37.
+        // With 28 bytes of headers and 4 of ChannelData, ten bytes take 42 and five take 37.
         bytes_per_second: Some(2 * 37),
         total_bytes_per_second: Some(42 + 37),
         ..TurnLimits::default()
@@ -515,7 +515,7 @@ fn relays_reach_each_other_but_no_other_port_of_the_server() {
         .attribute(attr::DATA, b"x")
         .finish();
     let action = rig.server.client_datagram(rig.tuple, &gone, rig.now);
-    assert!(matches!(action, TurnAction::Drop), "its port may have another owner now");
+    assert!(matches!(action, TurnAction::Drop), "another process may own the port now");
     rig.server.config.peers.deny.push(format!("{here}").parse().unwrap());
     assert_eq!(rig.permit(&first.to_string()), 403);
 }

@@ -1,4 +1,4 @@
-//! Verifies TURN REST credentials: see [`crate::auth::turn_rest`].
+//! Verifies TURN REST credentials; see [`crate::auth::turn_rest`].
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,7 +17,7 @@ impl Credentials for TurnSecrets {
         turn_rest::device_and_pair(id).0
     }
 
-    /// A name that cannot be parsed counts as long expired.
+    /// A username that cannot be parsed counts as expired.
     fn expires_at(&self, username: &str) -> Option<u64> {
         Some(turn_rest::expires_at(username).unwrap_or_default())
     }

@@ -1,11 +1,13 @@
-//! Pairs that were revoked while credentials issued for them are still valid.
+//! Revoked pairs for which previously issued credentials are still valid.
 
 use std::collections::HashMap;
 
-/// Maximum number of pairs remembered; beyond it the one whose credentials expire first is forgotten.
+/// Maximum number of pairs remembered; if exceeded, the pair whose credentials expire first is
+/// forgotten.
 const MAX_PAIRS: usize = 16_384;
 
-/// By pair: credentials that expire by this time, in Unix seconds, were issued before the revocation.
+/// For each pair, credentials that expire by this time, in Unix seconds, were issued before the
+/// revocation.
 #[derive(Debug, Default)]
 pub struct RevokedPairs(HashMap<String, u64>);
 
@@ -21,7 +23,7 @@ impl RevokedPairs {
         }
     }
 
-    /// Whether credentials for `pair` with that expiry were issued before the revocation.
+    /// Whether credentials for `pair` with this expiry were issued before the revocation.
     pub fn covers(&self, pair: &str, expires_at: u64) -> bool {
         self.0.get(pair).is_some_and(|until| expires_at <= *until)
     }

@@ -121,7 +121,7 @@ impl TurnServer {
         move || shared.stats()
     }
 
-    /// The relaying on behalf of pairs of devices, so that it ends when a pair is revoked. `ttl` is the
+    /// The pairs of devices that use relays, so that relaying ends when a pair is revoked. `ttl` is the
     /// lifetime of the credentials issued for pairs: those of a revoked pair are rejected for that long.
     #[must_use]
     pub fn in_use(&self, ttl: Duration) -> Arc<dyn InUse> {
@@ -169,7 +169,7 @@ impl InUse for RelayedPairs {
 pub(super) struct Shared {
     pub config: TurnConfig,
     pub counters: Arc<Counters>,
-    /// The UDP sockets, one or four, by address; their tasks own them.
+    /// The one or four UDP sockets with their addresses; their tasks own them.
     sockets: Vec<(SocketAddr, Weak<UdpSocket>)>,
     pub permits: tcp::ConnectionPermits,
     protocol: Mutex<Protocol<Arc<Relay>>>,
@@ -215,14 +215,14 @@ impl Shared {
             TurnAction::ReplyBy(answer, route) => {
                 let from = self.sockets.iter().find(|(address, _)| *address == route.origin);
                 if let Some(socket) = from.and_then(|(_, socket)| socket.upgrade()) {
-                    // A client that is gone needs no response.
+                    // If this fails, the client is gone and needs no response.
                     drop(socket.send_to(&answer, route.to).await);
                 }
             }
             TurnAction::ToPeer { relay, peer, payload } => {
                 if let Err(error) = relay.socket.send_to(&data[payload], peer).await {
                     self.counters.count_drop(DropReason::NotSent);
-                    tracing::debug!(%peer, %error, "relayed packet not sent");
+                    tracing::debug!(%peer, %error, "cannot send a relayed packet");
                 }
             }
             TurnAction::Bind(pending) => {
@@ -278,14 +278,15 @@ pub(super) enum Client {
 
 impl Client {
     async fn answer(&self, answer: Vec<u8>) {
-        // A client that is gone needs no response.
+        // If this fails, the client is gone and needs no response.
         match self {
             Self::Udp(socket, client) => drop(socket.send_to(&answer, client).await),
             Self::Tcp(writer) => drop(writer.send_timeout(answer, tcp::WRITE_TIMEOUT).await),
         }
     }
 
-    /// Sends data to the client. Over TCP, data that does not fit into the queue is dropped, as UDP would.
+    /// Sends data to the client. Over TCP, data that does not fit into the queue is dropped, as UDP would
+    /// drop it.
     async fn data(&self, framed: Vec<u8>) -> bool {
         match self {
             Self::Udp(socket, client) => socket.send_to(&framed, client).await.is_ok(),
@@ -329,7 +330,7 @@ async fn relay(shared: Arc<Shared>, socket: Arc<UdpSocket>, tuple: FiveTuple, cl
 
 /// Keeps a failing socket from busy-looping.
 pub(super) async fn pause(error: &io::Error) {
-    tracing::debug!(%error, "TURN socket");
+    tracing::debug!(%error, "TURN socket failed");
     tokio::time::sleep(Duration::from_millis(20)).await;
 }
 

@@ -85,7 +85,7 @@ pub enum RejectReason {
 }
 
 impl RejectReason {
-    /// ERROR-CODE (RFC 8489 §14.8, RFC 8656 §19).
+    /// The ERROR-CODE (RFC 8489 §14.8, RFC 8656 §19).
     #[must_use]
     pub const fn code(self) -> u16 {
         match self {
@@ -125,22 +125,22 @@ impl RejectReason {
 }
 
 /// Why a packet was not relayed. Packets are never queued: a relay must not be slower than the network, and
-/// delayed packets are of no use.
+/// delayed packets are useless.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DropReason {
     /// The client has no permission for the peer.
     NoPermission,
-    /// One of the server's own addresses, at a port that is not a client's relay.
+    /// The peer is one of the server's own addresses, at a port that is not a client's relay.
     OwnAddress,
-    /// Exceeds the bandwidth of the allocation.
+    /// The packet exceeds the bandwidth of the allocation.
     Bandwidth,
-    /// Exceeds the total bandwidth of the server.
+    /// The packet exceeds the total bandwidth of the server.
     TotalBandwidth,
     /// The client, or the network towards it, is too slow.
     SlowClient,
-    /// The operating system could not send it to the peer.
+    /// The operating system could not send the packet to the peer.
     NotSent,
-    /// It does not fit into a datagram or a STUN message to the client.
+    /// The packet does not fit into a datagram or a STUN message to the client.
     TooLarge,
     /// The user sends to new peers too often.
     NewPeers,
@@ -186,9 +186,9 @@ pub struct TurnStats {
     pub bindings: u64,
     /// Current TCP connections.
     pub tcp_connections: u64,
-    /// TCP connections above the limits, closed immediately.
+    /// TCP connections closed immediately because they exceeded a limit.
     pub tcp_refused: u64,
-    /// Error responses over UDP that were withheld, because an unauthenticated address caused too many.
+    /// Error responses over UDP that were withheld because an unauthenticated address caused too many.
     pub errors_withheld: u64,
     /// Bytes from clients to peers.
     pub bytes_to_peers: u64,

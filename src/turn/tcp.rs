@@ -1,5 +1,5 @@
 //! Clients over TCP and TLS (RFC 8656 §3.1): STUN messages and padded `ChannelData`, framed on a stream
-//! (§12.5). The relayed side stays UDP.
+//! (§12.5). Relaying is still over UDP.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -40,7 +40,7 @@ const WRITE_QUEUE: usize = 1024;
 /// Approximate number of bytes per write: a TLS record holds 16 KiB.
 const WRITE_BYTES: usize = 64 * 1024;
 
-/// How often a connection without an allocation is checked within its time limit.
+/// Number of checks of a connection without an allocation within its time limit.
 const CHECKS: u32 = 4;
 
 /// Connection limits, shared by TCP and TLS.
@@ -88,9 +88,9 @@ pub(super) async fn serve(
                 continue;
             }
         };
-        let Some(place) = shared.permits.take(client.ip()) else {
+        let Some(permit) = shared.permits.take(client.ip()) else {
             shared.counters.tcp_refused.fetch_add(1, Relaxed);
-            tracing::debug!(%client, "TURN connection over the limit");
+            tracing::debug!(%client, "TURN connection rejected: too many connections");
             continue;
         };
         let tuple = FiveTuple { transport: ClientTransport::Tcp, client, server };
@@ -104,13 +104,13 @@ pub(super) async fn serve(
                 }
             }
             drop(open);
-            drop(place);
+            drop(permit);
         });
     }
 }
 
-/// Returns once the connection has been without an allocation for too long, whatever was received: part of
-/// a TLS handshake or of a header, or a series of Binding requests.
+/// Returns once the connection has had no allocation for too long, regardless of what was received: part
+/// of a TLS handshake or of a header, or a series of Binding requests.
 async fn without_allocation(shared: &Shared, tuple: FiveTuple) {
     let within = shared.config.limits.unauthenticated_within;
     let mut checks = tokio::time::interval(within / CHECKS);
@@ -131,7 +131,7 @@ async fn connection(
     tuple: FiveTuple,
     tls: Option<TlsAcceptor>,
 ) {
-    // Without it small packets wait for acknowledgements; a failure only costs latency.
+    // Otherwise small packets wait for acknowledgments; a failure only costs latency.
     let _ = stream.set_nodelay(true);
     let stream = match tls {
         None => Stream::from(stream),
@@ -151,7 +151,7 @@ async fn connection(
     }
 }
 
-/// Counts the connection, and removes its allocation however it ends.
+/// Counts the connection, and removes its allocation when it ends for any reason.
 struct OpenConnection {
     shared: Arc<Shared>,
     tuple: FiveTuple,
@@ -181,7 +181,7 @@ async fn read(shared: &Arc<Shared>, mut frames: FrameReader, tuple: FiveTuple, c
 async fn write(mut writer: FrameWriter, mut queue: mpsc::Receiver<Vec<u8>>) {
     while let Some(frame) = queue.recv().await {
         writer.push(&frame);
-        // Already queued frames are written together: one call, and one TLS record, for many frames.
+        // Queued frames are written together: one call and one TLS record for many frames.
         while writer.waiting() < WRITE_BYTES
             && let Ok(frame) = queue.try_recv()
         {
@@ -199,9 +199,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_ipv6_host_counts_with_its_network() {
-        let most = Some(2);
-        let limits = TurnLimits { tcp_connections_per_address: most, ..TurnLimits::default() };
+    fn ipv6_clients_are_limited_per_network() {
+        let max = Some(2);
+        let limits = TurnLimits { tcp_connections_per_address: max, ..TurnLimits::default() };
         let permits = ConnectionPermits::new(&limits);
         let take = |text: &str| permits.take(text.parse().unwrap());
         let _two = [take("2001:db8:1:2::1").unwrap(), take("2001:db8:1:2:ffff::2").unwrap()];

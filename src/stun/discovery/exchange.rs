@@ -161,7 +161,7 @@ impl Exchange {
             {
                 Round::Arrived
             }
-            // Rejected, or answered from the usual address: the server does not support the request.
+            // Rejected or answered from the usual address: the server does not support the request.
             State::Answered { .. } | State::Refused => Round::Ignored,
         }
     }

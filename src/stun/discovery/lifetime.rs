@@ -178,7 +178,7 @@ impl Lifetime {
                     };
                 }
                 State::Asking(..) if asked && socket == index => probe.state = State::Alive,
-                // The answer went to the requesting socket: the server does not support RESPONSE-PORT.
+                // Answered at the requesting socket: the server does not support RESPONSE-PORT.
                 State::Asking(..) if asked && socket == asker => probe.state = State::Failed,
                 _ => {}
             }

@@ -41,7 +41,7 @@ fn nat(mapping: Behaviour, filtering: Behaviour) -> Middlebox {
 fn every_mapping_and_filtering_is_found_even_if_packets_are_lost() {
     for mapping in Behaviour::ALL {
         for filtering in Behaviour::ALL {
-            // If one in three datagrams is lost in each direction, about half of the exchanges fail.
+            // If one datagram in three is lost in each direction, about half of the exchanges fail.
             for lose_every in [usize::MAX, 7, 3] {
                 let nat = Middlebox { lose_every, ..nat(mapping, filtering) };
                 let (found, took) = find(&nat, Servers::Full, &[PRIMARY]);

@@ -157,8 +157,8 @@ impl fmt::Display for Presented {
             }
             // `openssl req -x509` creates such certificates.
             Wrong::Certificate(wrong) if format!("{wrong:?}").contains("CaUsedAsEndEntity") => f.write_str(
-                "it is a CA's certificate, which a server cannot use itself: pin its SHA-256, or sign a \
-                 certificate for the server with it",
+                "it is a CA's certificate, which a server cannot use itself: pin its SHA-256, or \
+                 sign a certificate for the server with it",
             )?,
             Wrong::Certificate(wrong) => write!(f, "{wrong}")?,
         }

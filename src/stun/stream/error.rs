@@ -205,7 +205,8 @@ impl DialError {
                 "give the server's TLS port, or use turn:HOST:PORT?transport=tcp".into()
             }
             Self::Ended { .. } => {
-                "check the server's log and whether a device on the path ends idle or long connections"
+                "check the server's log and whether a device on the path ends idle or long \
+                 connections"
                     .into()
             }
             Self::NoName { .. } | Self::Name { .. } => {
@@ -219,16 +220,19 @@ impl DialError {
             Self::NotYet(_) => "correct the clock of this machine or of the server".into(),
             Self::UnknownCa { .. } => {
                 "give the CA's certificate with --cacert FILE, or this certificate's SHA-256 with \
-                 --tls-pin; if the CA is well known, let the server send its intermediate certificates"
+                 --tls-pin; if the CA is well known, let the server send its intermediate \
+                 certificates"
                     .into()
             }
             Self::Pin { .. } => "if the server has a new certificate, give its SHA-256 with \
                                  --tls-pin; otherwise, the connection is being intercepted"
                 .into(),
-            Self::CaAsServer(_) => "let the server present a certificate signed by its CA, not the \
+            Self::CaAsServer(_) => {
+                "let the server present a certificate signed by its CA, not the \
                                     CA's own (openssl req -x509 creates a CA certificate unless \
                                     given -addext basicConstraints=CA:FALSE)"
-                .into(),
+                    .into()
+            }
             Self::Tls { .. } => "check the server's certificate and TLS versions".into(),
         }
     }
