@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_is_named() {
+    fn the_error_of_a_missing_file_names_it() {
         let error = read::<Sample>(Path::new("/nowhere/x.toml")).unwrap_err().to_string();
         assert!(error.contains("cannot read `/nowhere/x.toml`"), "{error}");
     }

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_nonce_stays_stale_when_its_bits_recur() {
+    fn an_old_nonce_remains_stale_when_its_bits_recur() {
         let now = Instant::now();
         let nonces = Nonces::new(now, Duration::from_hours(1));
         let client = "192.0.2.1:1".parse().unwrap();

@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_slept_does_not_spoil_the_estimate() {
+    fn a_machine_that_slept_does_not_distort_the_estimate() {
         let mut time = RoundTrip::default();
         time.sample(50 * MS);
         time.sample(Duration::from_hours(10));

@@ -62,7 +62,7 @@ impl Wire {
     pub(super) async fn send(&mut self, message: &[u8]) -> Result<(), ClientError> {
         match self {
             Self::Udp { socket, .. } => match socket.send(message).await {
-                // An earlier datagram caused this error; `receive` reports it if nothing else arrives.
+                // Caused by an earlier datagram; `receive` reports it if nothing else arrives.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
                 sent => Ok(sent.map(drop)?),
             },

@@ -122,7 +122,7 @@ fn attributes_of_behaviour_discovery_can_be_read() {
 
 #[test]
 fn corruption_is_detected() {
-    // Two bytes are the type of FINGERPRINT: with another type, it is ignored after MESSAGE-INTEGRITY.
+    // The type of FINGERPRINT is skipped: other types are ignored after MESSAGE-INTEGRITY.
     for at in (0..SAMPLE_REQUEST.len()).filter(|at| !(100..102).contains(at)) {
         let mut raw = SAMPLE_REQUEST.to_vec();
         raw[at] ^= 1;
