@@ -7,8 +7,9 @@
 //!
 //! The connection is monitored (`super::liveness`). After 4 s without incoming traffic the sender restarts ICE;
 //! when the connection is dead, the sender replaces it, and the receiver asks for a replacement. When this
-//! machine's network changes, the peer opens a new signaling socket immediately, because the old one is dead; the
-//! sender restarts ICE on new sockets, and offers a new connection when it was the receiver that moved.
+//! machine's network changes, the peer opens a new signaling socket immediately, because the old one is dead. A
+//! sender that moved restarts ICE on new sockets; when the receiver moved, the sender judges its new socket as
+//! described in `worker::rejoin`.
 
 mod network;
 mod worker;
@@ -63,30 +64,30 @@ pub enum CallEvent {
     Joined {
         /// Whether the other device is in the room, from `hello`; `None` before or without `hello`.
         peer_present: Option<bool>,
-        /// Duration of each connection step; only in the first of these events per socket.
+        /// Duration of each connection step; only in the first `Joined` event per socket.
         timings: Option<DialTimings>,
-        /// How far this machine's clock is ahead of the server's, seconds (behind when negative);
-        /// `None` when unknown or below 2 s.
+        /// How far this machine's clock is ahead of the server's, in seconds (negative: behind); `None` when
+        /// unknown or below 2 s.
         clock_skew: Option<f64>,
     },
-    /// The signaling socket was lost and is being reconnected; the cause.
+    /// The signaling socket was lost for this reason and is being reconnected.
     SignalingLost(String),
     /// The other device joined the room.
     PeerJoined,
     /// The other device left the room.
     PeerLeft(LeaveReason),
-    /// The other device ended the call: its reason, and the final statistics of the connection.
+    /// The other device ended the call; carries its reason and the final statistics of the connection.
     Bye(Option<String>, Box<Option<Snapshot>>),
-    /// The peer's description arrived; when it was applied.
+    /// The peer's description arrived; carries the time at which it was applied.
     Described(Instant),
     /// A peer connection is established.
     Connected,
     /// The peer connection was lost, with its final statistics; it is replaced when the other device is
     /// present.
     Lost(SessionError, Box<Option<Snapshot>>),
-    /// The data channel does not open; a human-readable sentence.
+    /// The data channel does not open; carries a human-readable message.
     ChannelMissing(String),
-    /// ICE is restarted on the existing peer connection; the reason.
+    /// ICE restarts on the existing peer connection, for this reason.
     Restarting(String),
     /// The peer's description is not usable.
     Refused(SessionError),

@@ -1,5 +1,5 @@
-//! What sender and receiver have in common: follows the call, sends pings, answers, counts. The remote peer's
-//! pings are answered by [`crate::peer`] itself.
+//! Code shared by sender and receiver: follows the call, sends pings, answers messages and keeps counts. The
+//! remote peer's pings are answered by [`crate::peer`] itself.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,7 +15,7 @@ use crate::{
     types::{Stage, printable},
 };
 
-/// One side's follower with the other.
+/// Follows the call of one peer with the other.
 // Independent facts, not one state.
 #[allow(clippy::struct_excessive_bools)]
 pub(super) struct CallFollower {
@@ -27,9 +27,9 @@ pub(super) struct CallFollower {
     setup: Timings,
     state: String,
     pub(super) connected: bool,
-    /// The other peer is in the room, as far as is known.
+    /// The other peer is known to be in the room.
     present: bool,
-    /// There has been a connection.
+    /// There has been a connection before.
     met: bool,
     pub(super) channel_open: bool,
     texts: i64,
@@ -93,7 +93,7 @@ impl CallFollower {
         }
     }
 
-    /// Handles an event of the call; returns a message to show, and what is left to do.
+    /// Handles an event of the call; returns a message to show and the input left for sender or receiver.
     ///
     /// # Errors
     /// The call has failed.
@@ -244,7 +244,7 @@ impl CallFollower {
         }
     }
 
-    /// The result of a run with `--once`: no error after a `bye`.
+    /// The result of a run with `--once` whose connection ended: no error after a `bye`.
     pub(super) fn once(&self, lost: Option<SessionError>) -> Result<(), SessionError> {
         let Some(why) = lost else { return Ok(()) };
         Err(SessionError {
@@ -254,7 +254,7 @@ impl CallFollower {
         })
     }
 
-    /// The error of such a run when `bye` arrives before `--count` is reached.
+    /// The error of a run with `--once` when `bye` arrives before `--count` is reached.
     pub(super) fn left_early(&self, keyframes: u64, count: u64) -> SessionError {
         SessionError::new(
             Stage::Video,
@@ -321,7 +321,7 @@ impl CallFollower {
         self.send(&ControlMessage::Text { id: Id::Number(self.texts), text }).await
     }
 
-    /// Sends a ping, when there is a channel for it.
+    /// Sends a ping if the control channel is open.
     pub(super) async fn ping(&mut self) {
         let Some(peer) = self.call.peer().filter(|_| self.channel_open) else { return };
         let ping = self.pings.ping(Instant::now(), SystemTime::now());
@@ -343,17 +343,17 @@ impl CallFollower {
         self.totals.pair()
     }
 
-    /// The peer's clock minus ours, seconds, if its answers carry its clock.
+    /// The peer's clock minus ours, in seconds, if its answers carry its clock.
     pub(super) fn clock_offset(&self) -> Option<f64> {
         self.pings.clock_offset()
     }
 
-    /// The last round trips of this connection, or of the last one.
+    /// The latest round trips of this connection, or of the previous one if there is none.
     pub(super) fn round_trips(&mut self) -> &[RoundTrip] {
         self.pings.recent()
     }
 
-    /// The part of a report that sender and receiver have in common.
+    /// The part of a report that is the same for sender and receiver.
     pub(super) async fn report(&mut self) -> SessionReport {
         self.count().await;
         SessionReport {

@@ -1,4 +1,4 @@
-//! Source and encoder on a thread of their own.
+//! Source and encoder on a dedicated thread.
 //!
 //! The thread makes one keyframe per request, so every keyframe is as recent as the source allows, and nothing
 //! on the async threads blocks.
@@ -30,9 +30,9 @@ use crate::{
 pub enum CaptureRequest {
     /// Make a keyframe now.
     Keyframe,
-    /// Change the maximum keyframe size, bytes.
+    /// Change the maximum keyframe size, in bytes.
     MaxBytes(usize),
-    /// Change the box that pictures are fitted into, pixels.
+    /// Change the box that pictures are fitted into, in pixels.
     Size(u32, u32),
 }
 
@@ -54,11 +54,11 @@ pub enum CaptureResult {
 pub struct CapturedKeyframe {
     /// The access unit.
     pub access_unit: AccessUnit,
-    /// SHA-256 of it, lower-case hex.
+    /// SHA-256 of the access unit in lowercase hex.
     pub sha256: String,
     /// The frame it was encoded from; `None` for an already encoded source.
     pub original: Option<Arc<Frame>>,
-    /// Its budget, bytes; an already encoded keyframe may exceed it.
+    /// Its budget in bytes; an already encoded keyframe may exceed it.
     pub max_bytes: usize,
     /// Mean QP of the macroblocks; `None` for an already encoded source.
     pub qp: Option<f64>,
@@ -68,7 +68,7 @@ pub struct CapturedKeyframe {
     pub capture_time: Duration,
     /// Time spent in the encoder.
     pub encode_time: Duration,
-    /// Durations of the stages up to encoding, ms.
+    /// Durations of the stages up to encoding, in ms.
     pub stages: Stages<Option<f64>>,
     /// When it was encoded.
     pub encoded_at: Instant,
@@ -79,8 +79,8 @@ pub struct CapturedKeyframe {
 }
 
 impl CapturedKeyframe {
-    /// It was held until now while its source stood still: it counts as captured that much later. Its preparation
-    /// time remains part of its age.
+    /// The keyframe was held until now while its source stood still, so its capture time moves forward by that
+    /// much. Its preparation time remains part of its age.
     pub(super) fn waited(&mut self) {
         let now = Instant::now();
         let kept = now.saturating_duration_since(self.encoded_at);
@@ -95,9 +95,9 @@ impl CapturedKeyframe {
 pub struct CaptureConfig {
     /// The source of pictures.
     pub source: SourceSpec,
-    /// Box that pictures are fitted into, pixels.
+    /// Box that pictures are fitted into, in pixels.
     pub size: Option<(u32, u32)>,
-    /// Maximum size of a keyframe encoded here, bytes.
+    /// Maximum size of a keyframe encoded here, in bytes.
     pub max_bytes: usize,
 }
 
@@ -182,17 +182,17 @@ impl Capture {
         result.unwrap_or_else(|| CaptureResult::Failed(stopped()))
     }
 
-    /// Whether the source is already encoded: its size and budget cannot be changed.
+    /// Whether the source is already encoded, so that its size and budget cannot be changed.
     #[must_use]
     pub fn is_encoded(&self) -> bool {
         self.frame_size.is_none()
     }
 
-    /// The size at which pictures like the last one are encoded for this box: within the limits of the
-    /// encoder and of the offered H.264 level.
+    /// The size at which pictures like the last one are encoded to fit this box, within the limits of the encoder
+    /// and of the offered H.264 level.
     ///
     /// # Errors
-    /// No such size exists; the reason, for the peer that requested it.
+    /// There is no such size; the error is the reason, for the peer that requested it.
     pub fn size_in(&self, (width, height): (u32, u32)) -> Result<(u32, u32), String> {
         let Some(from) = self.frame_size else {
             return Err("the source is already encoded; its pictures keep their size".into());
@@ -359,13 +359,13 @@ fn keyframe(
     }
 }
 
-/// The picture, scaled as large as box and encoder allow.
+/// The picture, scaled to the maximum size that the box and the encoder allow.
 fn resized(frame: &Frame, size: (u32, u32)) -> Result<Frame, EncodeError> {
     let (width, height) = encoder::encodable((frame.width, frame.height), size)?;
     Ok(frame.resize(width, height)?)
 }
 
-/// Age of a picture, ms.
+/// Age of a picture, in ms.
 pub(crate) fn age(captured_at: SystemTime) -> f64 {
     millis(captured_at.elapsed().unwrap_or_default())
 }

@@ -1,17 +1,18 @@
-//! Decides whether a peer connection is alive, and if not, why: the only place that does.
+//! Decides whether a peer connection is alive, and if not, why. No other module makes this decision.
 //!
-//! "Connected" means that ICE and DTLS were established. It does not mean that anything still gets through: so the
-//! signs of life of each layer are judged ([`Vitals`]), and a connection without them is replaced, with a pause that
-//! grows when that does not help. Sans-IO: time is in the vitals, or an argument.
+//! "Connected" means that ICE and DTLS were established. It does not mean that anything still gets through, so the
+//! signs of life of each layer are judged ([`Vitals`]). A connection without them is replaced, after a pause that
+//! grows while replacing does not help. Sans-IO: time is in the vitals, or an argument.
 
 use std::time::{Duration, Instant};
 
 use crate::{peer::Vitals, types::Stage};
 
-/// A peer not heard from for this time is silent: the interval of consent checks (RFC 7675 §5.1) in the crate.
+/// A peer that has not been heard from for this time is silent. It is the crate's interval of consent checks (RFC
+/// 7675 §5.1).
 pub(super) const SILENT_AFTER: Duration = Duration::from_secs(4);
 
-/// A silent peer is gone (RFC 7675 §5.1: consent expires after 30 s).
+/// A peer that is silent for this time is gone (RFC 7675 §5.1: consent expires after 30 s).
 const GONE_AFTER: Duration = Duration::from_secs(30);
 
 /// A DTLS handshake without progress for this time is stuck: the crate retransmits after 1 s and 2 s.
@@ -23,17 +24,17 @@ const FIRST_SIGN_WITHIN: Duration = Duration::from_secs(10);
 /// A data channel that both peers have negotiated opens within this time, or never.
 const CHANNEL_WITHIN: Duration = Duration::from_secs(10);
 
-/// Time after the control channel in use has closed: the peer may open another one, or say goodbye.
+/// Grace time after the control channel in use has closed: the peer may open another one, or say goodbye.
 const WITHOUT_CHANNEL: Duration = Duration::from_secs(3);
 
-/// Unanswered pings, one per second, to a peer that answered before. SCTP abandons each after 100 ms, so many are
-/// lost on a poor path.
+/// Maximum number of unanswered pings, one per second, and the time they cover, for a peer that answered before.
+/// SCTP abandons each ping after 100 ms, so many are lost on a poor path.
 const PINGS: (u32, Duration) = (8, Duration::from_secs(10));
 
-/// Unacknowledged keyframes, to a peer that sent reports before.
+/// Maximum number of unacknowledged keyframes and the time they cover, for a peer that sent reports before.
 const KEYFRAMES: (u32, Duration) = (2, Duration::from_secs(10));
 
-/// Announced keyframes of which no packet arrived.
+/// Maximum number of announced keyframes without any packet, and the time they cover.
 const ANNOUNCED: (u32, Duration) = (3, Duration::from_secs(10));
 
 /// Pauses before a short-lived connection is replaced again.
@@ -46,7 +47,7 @@ const PAUSES: [Duration; 6] = [
     Duration::from_secs(8),
 ];
 
-/// A connection that lasted this long did not fail for the same reason as the previous ones.
+/// A connection that lasted this long is assumed not to have failed for the same reason as the previous ones.
 const LIVED: Duration = Duration::from_secs(30);
 
 /// Health of a peer connection.
@@ -65,11 +66,11 @@ pub(super) enum Health {
 /// Why a peer connection is dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// DTLS makes no progress; level and description of a plaintext alert, if one was received.
+    /// DTLS makes no progress; carries level and description of a plaintext alert, if one was received.
     Handshake(Option<(u8, u8)>),
     /// DTLS is established, but nothing was received over it.
     NothingReceived,
-    /// The control channel, which the peer used, is closed.
+    /// The control channel that the peer used is closed.
     ChannelClosed,
     /// The peer no longer answers pings.
     Pings(u32),
@@ -160,8 +161,8 @@ pub(super) fn judge(vitals: &Vitals) -> Health {
     }
 }
 
-/// Both peers have negotiated a data channel, but it does not open: no message will arrive, whether or not media
-/// does. A human-readable message without a full stop.
+/// Checks for a data channel that both peers have negotiated but that does not open: no message will arrive, whether
+/// or not media does. Returns a human-readable message without a full stop.
 pub(super) fn without_channel(vitals: &Vitals) -> Option<String> {
     let over = vitals.now.saturating_sub(vitals.dtls?) >= CHANNEL_WITHIN;
     let missing = vitals.has_data && vitals.channel.is_none() && vitals.data.is_none();
@@ -173,7 +174,7 @@ pub(super) fn without_channel(vitals: &Vitals) -> Option<String> {
     })
 }
 
-/// What the peer answered before and no longer does, although it may still be reachable.
+/// Finds messages that the peer answered before and no longer answers, although it may still be reachable.
 fn unanswered(vitals: &Vitals) -> Option<Cause> {
     let now = vitals.now;
     let closed = vitals.channel_closed.filter(|_| vitals.data.is_some());
@@ -185,7 +186,7 @@ fn unanswered(vitals: &Vitals) -> Option<Cause> {
                 (count, time): (u32, Duration)| {
         waiting.filter(|w| w.count >= count && now.saturating_sub(w.since) >= time)
     };
-    // Without a path nothing can be answered; ICE restarts then.
+    // Without a path nothing can be answered; in that case ICE restarts.
     let has_path = vitals.check.is_some_and(|check| now.saturating_sub(check) < SILENT_AFTER);
     if !has_path {
         return None;
@@ -274,7 +275,7 @@ mod tests {
         assert_eq!(at(14, Some(12)), Health::SettingUp);
         assert_eq!(at(16, Some(12)), Health::Dead(Cause::Handshake(Some((2, 40)))));
         let without_ice = Vitals { now: s(1000), ..Vitals::default() };
-        assert_eq!(judge(&without_ice), Health::SettingUp, "that has its own timeout");
+        assert_eq!(judge(&without_ice), Health::SettingUp, "ICE has its own timeout");
         let established =
             Vitals { now: s(12), ice: Some(s(1)), dtls: Some(s(2)), ..Vitals::default() };
         assert_eq!(judge(&established), Health::Dead(Cause::NothingReceived));

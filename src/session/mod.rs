@@ -1,15 +1,15 @@
-//! A signaling client and a peer in one call, and what `send` and `recv` do with them.
+//! A signaling client and a peer in one call, and the sessions of `send` and `recv`.
 //!
 //! - [`call`]: joins the room and keeps one peer connection to the other device
 //! - `liveness`: decides whether a connection is alive, and if not, why
-//! - `call_follower`: what sender and receiver have in common
+//! - `call_follower`: code shared by sender and receiver
 //! - `command`: commands that can be typed at a receiver, in addition to text
 //! - [`negotiation`]: log of the offer/answer exchange
-//! - [`pings`]: a ping every second, round-trip times and clock offset
-//! - [`capture`]: source and encoder on a thread of their own
+//! - [`pings`]: sends a ping every second; measures round-trip times and the clock offset
+//! - [`capture`]: source and encoder on a dedicated thread
 //! - [`sender`]: the phone: sends keyframes at their interval and on request
 //! - [`receiver`]: the Mac: receives keyframes, verifies them and writes them to disk
-//! - [`store`]: decoder and disk on a thread of their own
+//! - [`store`]: decoder and disk on a dedicated thread
 //! - `outage`: reports a failure that is retried, once at its start and once at its end
 
 pub mod call;
@@ -66,18 +66,18 @@ impl SessionError {
     }
 }
 
-/// State of a running session, once a second and at its end.
+/// State of a session, reported once a second and at its end.
 #[derive(Debug, Clone, Default)]
 pub struct SessionReport {
     /// State in a word or two: `waiting for mac`, `connected`.
     pub state: String,
     /// Whether there is a peer connection now, silent or not.
     pub connected: bool,
-    /// getStats of the current or last peer connection.
+    /// `getStats` of the current or last peer connection.
     pub stats: Snapshot,
     /// When each step of the last setup was reached, counted from the creation of the peer connection.
     pub setup: Timings,
-    /// Round-trip times of the control channel since the last report, ms.
+    /// Round-trip times of the control channel since the last report, in ms.
     pub rtt_ms: Vec<f64>,
     /// Number of connections lost so far, and the cause of the last loss.
     pub lost: (u64, Option<SessionError>),
@@ -91,26 +91,26 @@ pub struct SessionReport {
     pub broken: u64,
     /// Keyframes discarded because they could not be written to disk.
     pub unwritten: u64,
-    /// Pictures without a keyframe, because the source or the encoder failed.
+    /// Pictures for which there is no keyframe because the source or the encoder failed.
     pub failed: u64,
-    /// Size of the last keyframe, bytes.
+    /// Size of the last keyframe, in bytes.
     pub last_bytes: Option<u64>,
-    /// When this peer joined, the remote peer was present, and the first picture was ready.
+    /// When this peer joined, when the remote peer was present, and when the first picture was ready.
     pub first: Firsts,
     /// How the last keyframes were delivered; `None` for a sender, which does not know.
     pub delivery: Option<Delivered>,
-    /// Whether it is due by [`CallConfig::stats_every`].
+    /// Whether this report is one of those due every [`CallConfig::stats_every`].
     pub due: bool,
 }
 
 /// How the last keyframes of a connection were delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delivered {
-    /// What limited them.
+    /// What limited the delivery.
     pub overall: Overall,
-    /// Maximum keyframe size, bytes.
+    /// Maximum keyframe size, in bytes.
     pub budget: u64,
-    /// Time from the connection being established to its first complete keyframe.
+    /// Time from establishing the connection to its first complete keyframe.
     pub first_after: Option<Duration>,
 }
 
@@ -125,7 +125,7 @@ pub struct Firsts {
     pub picture: Option<Instant>,
 }
 
-/// Ticks when statistics are due: once per interval, counted from the start, so that a late tick does not
+/// Ticks whenever statistics are due: once per interval, counted from the start, so that a late tick does not
 /// shift the following ones.
 struct StatsClock(Option<tokio::time::Interval>);
 
@@ -141,7 +141,7 @@ impl StatsClock {
         }))
     }
 
-    /// Waits until they are due; forever when they are disabled. Cancel safe.
+    /// Waits until statistics are due, or forever when they are disabled. Cancel safe.
     async fn tick(&mut self) {
         match &mut self.0 {
             Some(interval) => {
@@ -161,7 +161,7 @@ pub(crate) fn next_due(due: Instant, every: Duration, now: Instant) -> Instant {
     due + every.saturating_mul(intervals)
 }
 
-/// SHA-256 of an access unit as in the `keyframe` message: lower-case hex.
+/// SHA-256 of an access unit as in the `keyframe` message: lowercase hex.
 pub(crate) fn sha256(data: &[u8]) -> String {
     Sha256::digest(data).iter().fold(String::with_capacity(64), |mut text, byte| {
         // Writing to a String does not fail.
@@ -170,7 +170,7 @@ pub(crate) fn sha256(data: &[u8]) -> String {
     })
 }
 
-/// Waits until the deadline; forever when there is none.
+/// Waits until the deadline, or forever when there is none.
 pub(crate) async fn until(deadline: Option<tokio::time::Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -178,7 +178,7 @@ pub(crate) async fn until(deadline: Option<tokio::time::Instant>) {
     }
 }
 
-/// Bytes over all peer connections of a session, and getStats of the last one.
+/// Byte counts over all peer connections of a session, and `getStats` of the last connection.
 #[derive(Debug, Default)]
 pub(crate) struct Totals {
     before: [u64; 4],

@@ -1,5 +1,5 @@
-//! Log of the negotiation on the peer connections of a call, in the terms of W3C's `RTCPeerConnection`: for dumps
-//! and for the log output.
+//! Log of the negotiation on the peer connections of a call, in the terms of W3C's `RTCPeerConnection`. It is used
+//! for dumps and for the log output.
 
 use std::time::SystemTime;
 
@@ -47,9 +47,9 @@ pub enum NegotiationStep {
     Remote(SdpType, String),
     /// The peer's description was rejected; the cause.
     RemoteRefused(String),
-    /// `icecandidate`; `None` when there are no more.
+    /// `icecandidate`; `None` after the last candidate.
     LocalCandidate(Option<IceCandidateInit>),
-    /// `addIceCandidate`; `None` when there are no more.
+    /// `addIceCandidate`; `None` after the last candidate.
     RemoteCandidate(Option<IceCandidateInit>),
     /// `connectionstatechange`.
     State(ConnectionState),

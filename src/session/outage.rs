@@ -12,7 +12,7 @@ pub(super) struct Outage {
 }
 
 impl Outage {
-    /// An attempt failed: a message, unless the same error was already reported.
+    /// An attempt failed: returns a message unless the same error was already reported.
     pub(super) fn failed(&mut self, error: &SessionError, now: Instant) -> Option<String> {
         let since = match &self.now {
             Some((_, reported)) if reported == error => return None,
@@ -23,7 +23,7 @@ impl Outage {
         Some(format!("{}: {}; trying again: {}", error.stage, error.message, error.remedy))
     }
 
-    /// An attempt succeeded: a message, if there was an outage.
+    /// An attempt succeeded: returns a message if there was an outage.
     pub(super) fn over(&mut self, now: Instant) -> Option<String> {
         let (since, error) = self.now.take()?;
         Some(format!("{}: back after {:.1} s", error.stage, (now - since).as_secs_f64()))

@@ -1,4 +1,4 @@
-//! A ping every second on the control channel; round-trip times and clock offset from the answers.
+//! Sends a ping every second on the control channel and measures round-trip times and the clock offset.
 
 use std::{
     collections::VecDeque,
@@ -29,15 +29,15 @@ pub struct Pings {
     next: i64,
     waiting: VecDeque<PendingPing>,
     times: Vec<f64>,
-    /// The last answers that carried the peer's clock: round-trip time and the clock offset, assuming a
-    /// symmetric path; both in seconds.
+    /// Measurements from the last answers that carried the peer's clock: round-trip time and clock offset
+    /// (assuming a symmetric path), both in seconds.
     clock: VecDeque<(f64, f64)>,
     /// Round trips of this connection.
     recent: VecDeque<RoundTrip>,
     lost: u64,
 }
 
-/// A ping without an answer so far.
+/// A ping that has not been answered yet.
 #[derive(Debug)]
 struct PendingPing {
     number: i64,
@@ -59,7 +59,7 @@ impl Pings {
         ControlMessage::Ping { id: Id::Number(self.next), ts, pad: None }
     }
 
-    /// The last ping was sent at `now`, later than it was created.
+    /// Records that the last ping was sent at `now`, which is later than it was created.
     pub fn sent(&mut self, now: Instant) {
         if let Some(ping) = self.waiting.back_mut() {
             ping.wall += now.saturating_duration_since(ping.sent);
@@ -90,31 +90,31 @@ impl Pings {
         }
     }
 
-    /// The peer's clock minus ours, seconds, by the fastest of the last answers (RFC 5905 §8); `None` if they
-    /// carry no clock.
+    /// The peer's clock minus ours, in seconds, from the fastest of the last answers (RFC 5905 §8); `None` if
+    /// they carry no clock.
     #[must_use]
     pub fn clock_offset(&self) -> Option<f64> {
         let fastest = self.clock.iter().min_by(|a, b| a.0.total_cmp(&b.0));
         fastest.map(|(_, offset)| *offset)
     }
 
-    /// Forgets the pending pings: their connection was lost.
+    /// Forgets the pending pings, because their connection was lost.
     pub fn reset(&mut self) {
         self.waiting.clear();
         self.clock.clear();
     }
 
-    /// A new connection is established: it may take another path.
+    /// A new connection is established; discards the round trips, because it may take another path.
     pub fn connected(&mut self) {
         self.recent.clear();
     }
 
-    /// The last round trips of this connection, or of the last one.
+    /// The latest round trips of this connection, or of the previous one until a new one is established.
     pub fn recent(&mut self) -> &[RoundTrip] {
         self.recent.make_contiguous()
     }
 
-    /// Round-trip times since the last call, ms.
+    /// Round-trip times since the last call of this function, in ms.
     pub fn take_times(&mut self) -> Vec<f64> {
         std::mem::take(&mut self.times)
     }
@@ -182,7 +182,7 @@ mod tests {
         assert!((pings.clock_offset().unwrap() - 7.0).abs() < 1e-6);
         pings.reset();
         assert_eq!(pings.clock_offset(), None);
-        assert_eq!(pings.recent().len(), 2, "the last keyframes are still to be judged");
+        assert_eq!(pings.recent().len(), 2, "the last keyframes have yet to be assessed");
         pings.connected();
         assert!(pings.recent().is_empty());
     }

@@ -1,4 +1,4 @@
-//! The Mac: receives keyframes, verifies them and has them written to disk.
+//! The Mac: receives keyframes, verifies them and stores them on disk.
 
 mod delivery;
 mod in_flight;
@@ -76,15 +76,16 @@ pub enum ReceiverEvent {
 pub struct StoredKeyframe {
     /// Its files and its record.
     pub written: Written,
-    /// Time between receiving its first and its last packet; the stage `network` starts when the first was sent.
+    /// Time between receiving its first and its last packet; the stage `network` starts when the first packet
+    /// was sent.
     pub receive_time: Duration,
-    /// Durations of the receiver's stages, and the total of both peers if the sender's clock is known, ms.
+    /// Durations in ms of the receiver's stages, and the total of both peers if the sender's clock is known.
     pub stages: Stages<Option<f64>>,
     /// Why it was not decoded, if it was not.
     pub undecoded: Option<String>,
-    /// How it was delivered, and what currently limits delivery.
+    /// How it was delivered, and the current limit on delivery.
     pub delivery: Option<(ArrivedKeyframe, Assessment)>,
-    /// Maximum keyframe size, bytes: the default, or the one this receiver has set.
+    /// Maximum keyframe size in bytes: the default, or the value this receiver has set.
     pub budget: u64,
 }
 
@@ -119,17 +120,17 @@ struct Receiver<'a> {
     count: Option<u64>,
     timeout: Option<Duration>,
     once: bool,
-    /// With `once`: the connection has ended.
+    /// The connection has ended, and `once` is set.
     over: bool,
     /// Joins access units with their `keyframe` messages.
     joiner: KeyframeJoiner,
-    /// Handed to the store and not yet written, oldest first.
+    /// Keyframes handed to the store and not yet written, oldest first.
     in_flight: VecDeque<InFlightKeyframe>,
     delivery: DeliveryMonitor,
     last_request: Option<Instant>,
-    /// A keyframe was requested and has not arrived.
+    /// A keyframe was requested and has not arrived yet.
     wanted: bool,
-    /// When the last picture arrived, for the timeout.
+    /// When the last picture arrived; the timeout counts from here.
     quiet_since: Instant,
     keyframes: u64,
     verified: u64,
@@ -149,7 +150,7 @@ struct Receiver<'a> {
 ///
 /// # Errors
 /// [`SessionError`] when signaling fails, the directory is not usable at the start, not everything can be
-/// written, or nothing arrives in time. What was received before is on disk.
+/// written, or nothing arrives in time. Everything received before is on disk.
 pub async fn run(
     config: ReceiverConfig,
     stop: impl Future<Output = ()> + Send,
@@ -271,7 +272,7 @@ impl Receiver<'_> {
         }
     }
 
-    /// Writes what is still pending, and waits for the disk.
+    /// Writes everything that is still pending and waits for the disk.
     async fn finish(&mut self) -> Result<(), SessionError> {
         self.flush(true).await;
         let Some(store) = self.store.take() else { return Ok(()) };
@@ -347,7 +348,7 @@ impl Receiver<'_> {
         self.flush(false).await;
     }
 
-    /// Hands over, in order, what need not wait any longer; with `all`, everything.
+    /// Hands over the access units that need not wait any longer, in order; with `all`, hands over all of them.
     async fn flush(&mut self, all: bool) {
         let now = Instant::now();
         while let Some(ready) = self.joiner.next(now, all) {
@@ -471,8 +472,8 @@ impl Receiver<'_> {
         }
     }
 
-    /// Reports why a keyframe is not usable, and requests another. For a stream that cannot be decoded at all
-    /// it is reported once, and no other keyframe is requested.
+    /// Reports why a keyframe is not usable and requests another one. A stream that cannot be decoded at all is
+    /// reported once, and no other keyframe is requested.
     async fn on_broken(&mut self, seq: u64, why: &str, unsupported: bool) {
         if !unsupported {
             self.line(format!("keyframe {seq}: {why}; requesting another"));
@@ -486,7 +487,7 @@ impl Receiver<'_> {
         }
     }
 
-    /// Requests a keyframe by RTCP, or by the control channel while the track is not known.
+    /// Requests a keyframe by RTCP, or on the control channel while the track is unknown.
     async fn request_keyframe(&mut self, reason: &str) {
         let now = Instant::now();
         if self.last_request.is_some_and(|last| now < last + REQUEST_GAP) {
@@ -507,7 +508,7 @@ impl Receiver<'_> {
     async fn send_text(&mut self, line: String) {
         let sent = match command(&line) {
             Some(message @ ControlMessage::KeyframeRequest { .. }) => {
-                // By RTCP, too: the sender may not know the message.
+                // Also by RTCP, because the sender may not know the message.
                 let pli = match self.follower.call.peer() {
                     Some(peer) => peer.send_pli().await,
                     None => false,
@@ -530,7 +531,7 @@ impl Receiver<'_> {
         }
     }
 
-    /// `due`: whether this report is due by [`CallConfig::stats_every`].
+    /// `due`: whether this report is one of those due every [`CallConfig::stats_every`].
     async fn report(&mut self, due: bool) {
         let report = SessionReport {
             due,
@@ -557,7 +558,7 @@ async fn next_stored(store: &mut Option<Store>) -> Option<StoreEvent> {
     }
 }
 
-/// Seconds as milliseconds, rounded to the microsecond: finer digits are clock noise.
+/// Converts seconds to milliseconds, rounded to the microsecond: finer digits are clock noise.
 fn millis(seconds: f64) -> f64 {
     (seconds * 1e6).round() / 1e3
 }

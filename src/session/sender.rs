@@ -33,10 +33,10 @@ pub const INTERVAL_RANGE: (Duration, Duration) =
 /// may cause several requests.
 const REQUEST_GAP: Duration = Duration::from_millis(300);
 
-/// Pause before a failed source is tried again.
+/// Pause before a failed source is retried.
 const RETRY_SOURCE: Duration = Duration::from_secs(1);
 
-/// How long the last keyframe can still be requested again before the sender leaves.
+/// How long the sender stays after the last keyframe, in case it is requested again.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// How long the first keyframe of a connection waits for the control channel.
@@ -54,7 +54,7 @@ pub struct SenderConfig {
     pub interval: Duration,
     /// Number of keyframes to send; `None` for no limit.
     pub count: Option<u64>,
-    /// How long to send once connected; `None` for no limit.
+    /// How long to send after connecting; `None` for no limit.
     pub duration: Option<Duration>,
     /// Directory to save each sent access unit in.
     pub save: Option<PathBuf>,
@@ -86,7 +86,7 @@ pub struct SentKeyframe {
     pub captured: CapturedKeyframe,
     /// How it was packetized and sent.
     pub sent: SentAccessUnit,
-    /// Durations of the sender's stages, ms.
+    /// Durations of the sender's stages, in ms.
     pub stages: Stages<Option<f64>>,
     /// Type of the connection.
     pub connection_type: Option<ConnectionType>,
@@ -115,20 +115,20 @@ struct Sender<'a> {
     config: SenderSettings,
     emit: &'a mut (dyn FnMut(SenderEvent) + Send),
     save: Option<Saving>,
-    /// When the first connection was established: `duration` counts from there.
+    /// When the first connection was established; `duration` counts from this time.
     started: Option<Instant>,
     /// When the next keyframe is due; `None` while nothing can be sent.
     due: Option<Instant>,
     last_sent: Option<Instant>,
     /// A capture is in progress.
     capturing: bool,
-    /// The keyframe being sent, which may take a second over a slow link.
+    /// The keyframe that is being sent; this may take a second over a slow link.
     sending: Option<Sending>,
     /// The first keyframe of a finite source, held until it can be sent.
     held: Option<CapturedKeyframe>,
     last: Option<(KeyframeInfo, CapturedKeyframe)>,
     seq: u64,
-    /// There is currently no working path to the peer: packets would be lost.
+    /// There is currently no working path to the peer, so packets would be lost.
     silent: bool,
     /// The first keyframe of a new connection waits for the control channel.
     awaiting_channel: bool,
@@ -382,14 +382,14 @@ impl Sender<'_> {
         self.waiting_since = Some(Instant::now());
         let busy = self.capturing || self.sending.is_some();
         if !self.config.live && self.held.is_none() && !busy && self.end.is_none() {
-            // A receiver that has everything leaves: only the next capture shows whether there is more
-            // to send to the next one.
+            // A receiver that has everything leaves; only the next capture shows whether there is more to send
+            // to the next receiver.
             self.capturing = true;
             self.capture.request(CaptureRequest::Keyframe);
         }
     }
 
-    /// The peer requests a keyframe: send one as soon as [`REQUEST_GAP`] allows.
+    /// The peer requests a keyframe, which is sent as soon as [`REQUEST_GAP`] allows.
     fn on_request(&mut self) {
         let now = Instant::now();
         if let Some(sending) = &mut self.sending {
@@ -402,7 +402,7 @@ impl Sender<'_> {
             if earliest > now {
                 return;
             }
-            // Everything was sent: repeat the last keyframe for a receiver that missed it.
+            // Everything was sent; repeat the last keyframe for a receiver that missed it.
             if let (Some((info, mut captured)), Some(peer)) =
                 (self.last.clone(), self.follower.call.peer())
             {
@@ -425,7 +425,7 @@ impl Sender<'_> {
         self.report(false).await;
     }
 
-    /// `due`: whether this report is due by [`CallConfig::stats_every`].
+    /// `due`: whether this report is one of those due every [`CallConfig::stats_every`].
     async fn report(&mut self, due: bool) {
         let report = SessionReport {
             due,

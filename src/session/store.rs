@@ -1,9 +1,7 @@
-//! Decoder and disk on a thread of their own.
-//!
-//! Access units go in, in the order of their arrival; an event for each comes out. The queue is bounded: when the
-//! disk is slower than the stream, the network side waits, and nothing that was received is discarded. Failed
-//! writes are held and retried (see [`Spool`]) without blocking the network side. The hash is compared here, too,
-//! because that takes time like decoding.
+//! Decoder and disk on a dedicated thread. Access units go in, in the order of their arrival, and an event for
+//! each comes out. The queue is bounded: when the disk is slower than the stream, the network side waits, and
+//! nothing that was received is discarded. Failed writes are held and retried (see [`Spool`]) without blocking
+//! the network side. The hash is also compared here because, like decoding, that takes time.
 
 use std::{
     path::Path,
@@ -39,7 +37,7 @@ const POLL: Duration = Duration::from_millis(20);
 pub struct Received {
     /// The access unit in Annex B format.
     pub data: Bytes,
-    /// What is known about it; size and picture come from the decoder, and the hash is computed here.
+    /// Everything known about it so far; size and picture come from the decoder, and the hash is computed here.
     pub record: FrameRecord,
     /// The hash announced by the sender, if any.
     pub announced_sha256: Option<String>,
@@ -54,8 +52,8 @@ pub struct Received {
 pub enum StoreEvent {
     /// A keyframe is on disk.
     Written(Box<OnDisk>),
-    /// A picture between keyframes was decoded; such pictures are not written. Its size, and the decoding
-    /// time.
+    /// A picture between keyframes was decoded, with its size and the decoding time; such pictures are not
+    /// written.
     Passed((u32, u32), Duration),
     /// A picture between keyframes of an unsupported stream.
     Skipped,
@@ -78,7 +76,7 @@ pub struct OnDisk {
     pub decoded_at: Instant,
     /// Decoding time.
     pub decode_time: Duration,
-    /// Durations of the stages from its last packet to the disk, ms.
+    /// Durations of the stages from its last packet to the disk, in ms.
     pub stages: Stages<Option<f64>>,
     /// When it was completely written.
     pub written_at: SystemTime,
@@ -127,7 +125,7 @@ impl Store {
         Ok(Self { input, output })
     }
 
-    /// Hands an access unit over; waits while the queue is full.
+    /// Hands over an access unit; waits while the queue is full.
     pub async fn put(&self, received: Received) {
         // A stopped thread is reported by `next`.
         let _ = self.input.send(received).await;
@@ -138,7 +136,7 @@ impl Store {
         self.output.recv().await
     }
 
-    /// Waits until everything handed over is on disk, and returns the remaining events.
+    /// Waits until everything that was handed over is on disk; returns the remaining events.
     pub async fn finish(self) -> Vec<StoreEvent> {
         let Self { input, mut output } = self;
         drop(input);
@@ -175,7 +173,7 @@ fn open(dir: &Path, formats: &[PictureFormat]) -> Result<(FrameWriter, Decoder),
     Ok((writer, decoder))
 }
 
-/// Keeps other runs away from the directory.
+/// Locks the directory against other runs.
 ///
 /// # Errors
 /// Another run writes to it.
@@ -214,7 +212,7 @@ fn run(
 
 enum Next {
     Received(Box<Received>),
-    /// Held keyframes are due to be retried.
+    /// Held keyframes are due for a retry.
     Due,
     Closed,
 }
@@ -276,7 +274,7 @@ impl StoreWorker<'_> {
             return self.keyframe(received);
         }
         let stored = if self.unsupported {
-            // That was reported for the previous keyframe.
+            // Already reported for the previous keyframe.
             StoreEvent::Skipped
         } else if self.waiting {
             StoreEvent::Broken("the picture depends on one that was lost".into())
@@ -323,7 +321,7 @@ impl StoreWorker<'_> {
         self.spool.put(prepared, measured);
     }
 
-    /// Decodes, with a new decoder after a panic.
+    /// Decodes an access unit; a panic is an error and replaces the decoder.
     fn decode(&mut self, access_unit: &[u8]) -> Result<Frame, Undecoded> {
         match guarded(|| self.decoder.decode(access_unit)) {
             Ok(decoded) => decoded.map_err(|error| Undecoded {

@@ -35,25 +35,26 @@ use crate::{
     types::{ConnId, Stage},
 };
 
-/// An unanswered offer is sent again after this time, for servers that do not hold offers.
+/// An unanswered offer is sent again after this time, because some servers do not hold offers.
 const RESEND_OFFER: Duration = Duration::from_secs(4);
 
-/// The same where the server reports presence: the offer was delivered, and some peers take seconds to answer.
+/// The same when the server reports that the peer is present: the offer was delivered, and some peers take
+/// seconds to answer.
 const RESEND_OFFER_DELIVERED: Duration = Duration::from_secs(10);
 
-/// A connection that is not established by then is closed, and replaced by the sender.
+/// A connection that is not established within this time is closed, and the sender replaces it.
 const CONNECT_WITHIN: Duration = Duration::from_secs(30);
 
 /// An offer older than this is replaced instead of being sent again.
 const OFFER_LIFE: Duration = Duration::from_mins(10);
 
-/// An ICE restart that has not succeeded by then is abandoned for a new connection.
+/// An ICE restart that does not succeed within this time is abandoned for a new connection.
 const RESTART_WITHIN: Duration = Duration::from_secs(10);
 
 /// Poll interval of this machine's addresses and of the liveness of the connection.
 const POLL_EVERY: Duration = Duration::from_millis(500);
 
-/// Polls that are further apart show that this process was suspended; it gets the same time to catch up.
+/// A longer time between two polls shows that this process was suspended; it gets the same time to catch up.
 const SUSPENDED: Duration = Duration::from_secs(5);
 
 /// Maximum number of remote candidates kept while there is no peer connection to add them to.
@@ -61,9 +62,9 @@ const MAX_EARLY: usize = 256;
 
 pub(super) struct Worker {
     client: ClientHandle,
-    /// Those of the last token response.
+    /// ICE servers from the last token response.
     ice_servers: Vec<IceServer>,
-    /// How far this machine's clock is ahead of the server's, seconds, if known.
+    /// How far this machine's clock is ahead of the server's, in seconds, if known.
     clock_skew: Option<f64>,
     template: PeerConfig,
     events: mpsc::Sender<CallEvent>,
@@ -83,11 +84,12 @@ pub(super) struct Worker {
     /// Recovery from a lost connection.
     recovery: Recovery,
     polled: Instant,
-    /// When this process resumed after a suspension: traffic may be unread rather than missing.
+    /// When this process resumed after a suspension. Until it has caught up, traffic may be unread rather than
+    /// missing.
     resumed: Option<Instant>,
     /// `None` where the addresses of this machine cannot change.
     network: Option<NetworkWatch>,
-    /// There is a signaling socket; without one offers would only pile up.
+    /// There is a signaling socket; without it, offers would only pile up.
     in_room: bool,
     /// Why ICE has to be restarted once there is a signaling socket.
     restart_due: Option<String>,
@@ -196,7 +198,7 @@ impl Worker {
         self.on_deadline().await
     }
 
-    /// When an offer that was just sent is sent again.
+    /// When to send an offer again that was just sent.
     fn resend_offer_at(&self) -> Instant {
         let delivered = self.got_hello && self.remote_present == Some(true);
         Instant::now() + if delivered { RESEND_OFFER_DELIVERED } else { RESEND_OFFER }
@@ -239,7 +241,7 @@ impl Worker {
         self.current.as_ref().map(|current| judge(&current.peer.vitals()))
     }
 
-    /// Passes an event on; `false` when the handle is gone.
+    /// Passes on an event; `false` when the handle is gone.
     async fn emit(&self, event: CallEvent) -> bool {
         self.events.send(event).await.is_ok()
     }
@@ -249,7 +251,7 @@ impl Worker {
             ClientEvent::Connected { ice_servers, timings, clock_skew, .. } => {
                 self.ice_servers = ice_servers;
                 self.clock_skew = clock_skew;
-                // What was known from the previous socket no longer describes the room.
+                // The information from the previous socket no longer describes the room.
                 self.remote_conn = None;
                 self.remote_present = None;
                 self.relays_state = false;

@@ -1,4 +1,4 @@
-//! Monitors how keyframes are delivered, and what limits delivery.
+//! Monitors how keyframes are delivered and what limits their delivery.
 
 use std::{
     collections::VecDeque,
@@ -11,7 +11,7 @@ use crate::{
     stats::bottleneck::{ArrivedKeyframe, Assessment, PingedBy, RoundTrip, assess, summarize},
 };
 
-/// Number of the last keyframes of a connection that are assessed together: several minutes.
+/// Maximum number of keyframes of a connection that are assessed together: several minutes.
 const MAX_KEYFRAMES: usize = 64;
 
 /// The last keyframes of a connection.
@@ -21,7 +21,7 @@ pub(super) struct DeliveryMonitor {
     budget: u64,
     connected: Option<Instant>,
     first_after: Option<Duration>,
-    /// The last conclusion: that of the previous connection until this one has keyframes.
+    /// The last conclusion: the previous connection's until this one has keyframes.
     last: Option<Delivered>,
 }
 
@@ -44,17 +44,18 @@ impl DeliveryMonitor {
         self.keyframes.clear();
     }
 
-    /// The sender was asked to change the budget, bytes.
+    /// The sender was asked to change the budget to this number of bytes.
     pub(super) fn set_budget(&mut self, bytes: u64) {
         self.budget = bytes;
     }
 
-    /// Maximum keyframe size, bytes.
+    /// Maximum keyframe size, in bytes.
     pub(super) fn budget(&self) -> u64 {
         self.budget
     }
 
-    /// Assesses a keyframe by what is known now: a ping sent among its packets may still be in flight.
+    /// Assesses a keyframe by the round trips known now; a ping sent among its packets may still be in
+    /// flight.
     pub(super) fn keyframe(
         &mut self,
         keyframe: ArrivedKeyframe,
@@ -106,7 +107,7 @@ mod tests {
         let delivered = monitor.delivered(&[]).unwrap();
         assert_eq!((delivered.first_after, delivered.overall.of), (Some(first), 2));
         monitor.connected(begin + 30 * second);
-        assert_eq!(monitor.delivered(&[]), Some(delivered), "nothing more is known yet");
+        assert_eq!(monitor.delivered(&[]), Some(delivered), "there is nothing new yet");
         monitor.set_budget(50_000);
         monitor.keyframe(arrival(begin + 31 * second), &[]);
         let delivered = monitor.delivered(&[]).unwrap();

@@ -18,7 +18,7 @@ pub(super) struct InFlightKeyframe {
     pub(super) receive_time: Duration,
     /// How it arrived.
     pub(super) seen: Option<ArrivedKeyframe>,
-    /// When the sender started sending it, seconds since 1970 on the sender's clock.
+    /// When the sender started sending it, in seconds since 1970 on the sender's clock.
     sent_at: Option<f64>,
 }
 
@@ -31,7 +31,8 @@ impl InFlightKeyframe {
         }
     }
 
-    /// Adds the stages that need both clocks; `offset` is the sender's clock minus ours, seconds.
+    /// Adds the stages that need both clocks; `offset` is the sender's clock minus ours, in
+    /// seconds.
     pub(super) fn complete(
         &self,
         stages: Stages<Option<f64>>,

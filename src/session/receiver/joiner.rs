@@ -12,8 +12,8 @@ use crate::{media::h264, peer::event::ReceivedAccessUnit, proto::control::Keyfra
 /// How long a keyframe waits for its message.
 const INFO_WITHIN: Duration = Duration::from_millis(200);
 
-/// Number of keyframes per connection that wait although the sender has not yet sent a message: RTP may be
-/// faster than the data channel.
+/// Number of keyframes per connection that wait even though the sender has not sent a message yet: RTP may
+/// be faster than the data channel.
 const WAIT_ANYWAY: u32 = 2;
 
 /// Maximum number of messages kept for access units that have not arrived.
@@ -76,7 +76,7 @@ impl KeyframeJoiner {
         self.units.front().map(|(_, until, _)| *until)
     }
 
-    /// The first access unit if it need not wait any longer; with `all`, in any case.
+    /// The first access unit if it need not wait any longer; with `all`, in either case.
     pub(super) fn next(&mut self, now: Instant, all: bool) -> Option<Ready> {
         let (received, until, _) = self.units.front()?;
         if !all && now < *until && !self.infos.contains_key(&received.unit.timestamp) {
@@ -87,7 +87,7 @@ impl KeyframeJoiner {
         Some(Ready { received, info, after_loss })
     }
 
-    /// The connection has ended, and all pending access units were taken.
+    /// The connection has ended, and all its access units have been taken.
     pub(super) fn reset(&mut self) {
         *self = Self { after_loss: self.after_loss, ..Self::default() };
     }
@@ -129,7 +129,7 @@ mod tests {
         }
     }
 
-    /// Timestamps of the ready access units, each with whether its message arrived.
+    /// Timestamps of the ready access units, and whether the message of each arrived.
     fn ready(joiner: &mut KeyframeJoiner, now: Instant) -> Vec<(u32, bool)> {
         std::iter::from_fn(|| joiner.next(now, false))
             .map(|ready| (ready.received.unit.timestamp, ready.info.is_some()))

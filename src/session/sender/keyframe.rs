@@ -1,4 +1,4 @@
-//! Sends one keyframe: announced on the control channel, transmitted, saved.
+//! Sends one keyframe: announces it on the control channel, transmits it and saves it.
 
 mod saving;
 
@@ -16,7 +16,7 @@ use crate::{
     stats::Stages,
 };
 
-/// A keyframe that is sent by a task of its own: over a slow link that takes a second, during which control
+/// A keyframe that is sent by its own task. Over a slow link that takes a second, during which control
 /// messages are sent and answered.
 pub(super) struct Sending {
     task: JoinHandle<Option<SentAccessUnit>>,
@@ -47,7 +47,7 @@ pub(super) struct Done {
     sent: Option<SentAccessUnit>,
 }
 
-/// Waits until the keyframe in flight has been sent; forever when there is none.
+/// Waits until the keyframe in flight has been sent, or forever when there is none.
 pub(super) async fn done(sending: &mut Option<Sending>) -> Done {
     let Some(under_way) = sending else { return std::future::pending().await };
     let sent = (&mut under_way.task).await.ok().flatten();
@@ -129,7 +129,7 @@ impl Sender<'_> {
         self.awaiting_channel = false;
         self.follower.picture(sent.first_packet + sent.send_time);
         let saved = self.save(&info, &captured).await?;
-        // When it is sent again, it is not measured again.
+        // A keyframe that is sent again is not measured again.
         let again = CapturedKeyframe { original: None, ..captured.clone() };
         self.last = Some((info.clone(), again));
         let stages = stages(&captured, &sent);
@@ -142,7 +142,7 @@ impl Sender<'_> {
         Ok(())
     }
 
-    /// Saves a sent keyframe; its file, if it is written already.
+    /// Saves a sent keyframe; returns its file if it is already written.
     async fn save(
         &mut self,
         info: &KeyframeInfo,
@@ -164,7 +164,7 @@ impl Sender<'_> {
         Ok(saved)
     }
 
-    /// Saves what is still pending.
+    /// Saves the keyframes that are still pending.
     pub(super) async fn finish_saving(&mut self) -> Result<(), SessionError> {
         match &mut self.save {
             Some(saving) => saving.finish().await,
@@ -187,7 +187,7 @@ fn keyframe_info(seq: u64, captured: &CapturedKeyframe, peer: &Peer) -> Keyframe
     }
 }
 
-/// The getStats counters of a keyframe that was encoded here.
+/// The `getStats` counters of a keyframe that was encoded here.
 fn coded(captured: &CapturedKeyframe) -> CodedFrame {
     let AccessUnit { width, height, .. } = captured.access_unit;
     let (qp, took) = (captured.qp, captured.encode_time);

@@ -23,21 +23,21 @@ pub(super) struct CurrentConnection {
     pub(super) connected: bool,
     /// The peer's certificate fingerprint while ICE restarts; it must not change.
     pub(super) restarting: Option<String>,
-    /// It has been reported that the data channel does not open.
+    /// The missing data channel has already been reported.
     pub(super) channel_missed: bool,
     /// When to offer again (no answer yet) or to time out (answered but not connected).
     pub(super) deadline: Option<Instant>,
     pub(super) started: Instant,
-    /// Socket of the other device this connection is with.
+    /// The other device's socket that this connection belongs to.
     pub(super) conn: Option<ConnId>,
-    /// The other device was in the room at the time of the offer: the server did not hold it.
+    /// The other device was in the room when the offer was sent, so the server did not hold the offer.
     pub(super) delivered: bool,
-    /// The expiring credentials it gathered with, if any.
+    /// The expiring credentials that were used for gathering, if any.
     pub(super) credentials: Option<Credentials>,
 }
 
 impl CurrentConnection {
-    /// Its offer is unanswered and recent enough that its candidates are still valid.
+    /// Whether its offer is unanswered and recent enough that its candidates are still valid.
     pub(super) fn is_unanswered(&self) -> bool {
         let fresh = self.restarting.is_some() || self.started.elapsed() < OFFER_LIFE;
         fresh && self.local_sdp.is_some() && self.remote_sdp.is_none()

@@ -1,5 +1,6 @@
-//! TURN credentials that expire during a call. An allocation ends with them, and the crate refreshes it with the
-//! original ones (`webrtc` 0.21.1, `driver.rs:1695`): a relayed call restarts ICE with newer ones before that.
+//! TURN credentials that expire during a call. An allocation expires with its credentials, because the crate
+//! refreshes it with the original ones (`webrtc` 0.21.1, `driver.rs:1695`). A relayed call therefore restarts ICE
+//! with newer credentials first.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +11,7 @@ use crate::{peer::PeerRole, proto::token::IceServer, signaling::client::server_t
 /// Signaling tokens, and the servers with them, are renewed about every four minutes.
 const AHEAD: Duration = Duration::from_mins(10);
 
-/// The TURN credentials that a connection gathered with; seconds since 1970 on the server's clock.
+/// The TURN credentials that a connection gathered with. Times are seconds since 1970 on the server's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Credentials {
     used: u64,
@@ -18,7 +19,7 @@ pub(super) struct Credentials {
 }
 
 impl Credentials {
-    /// `None` when they do not expire as far as is known.
+    /// `None` when no expiry is known.
     fn of(servers: &[IceServer], now: u64) -> Option<Self> {
         let expire = servers.iter().filter_map(IceServer::expires_at).min()?;
         Some(Self { used: now, expire })
@@ -42,8 +43,8 @@ impl Worker {
         Credentials::of(&self.ice_servers(), self.server_now())
     }
 
-    /// Newer ICE servers arrived. Both peers gathered at the same time, with credentials fetched shortly before: the
-    /// sender's credentials are taken to expire when the receiver's do.
+    /// Newer ICE servers arrived. Both peers gathered at the same time, with credentials fetched shortly before, so
+    /// the sender assumes that the receiver's credentials expire when its own do.
     pub(super) async fn on_renewed(&mut self) -> bool {
         let now = self.server_now();
         let newer = self.credentials().map(|newer| newer.expire);

@@ -14,7 +14,7 @@ use crate::{
 impl Worker {
     pub(super) async fn offer(&mut self) -> bool {
         if !self.in_room {
-            // Queued offers would be answered one after the other: the offer is made once there is a socket.
+            // Queued offers would be answered one after the other, so the offer is made once there is a socket.
             return true;
         }
         if self.new_peer().await.is_none() {
@@ -172,7 +172,7 @@ impl Worker {
     }
 }
 
-/// The DTLS fingerprint of a description: it identifies the peer connection.
+/// The DTLS fingerprint of a description, which identifies the peer connection.
 pub(super) fn fingerprint(sdp: &str) -> Option<&str> {
     sdp.lines().find_map(|line| line.trim_end().strip_prefix("a=fingerprint:"))
 }

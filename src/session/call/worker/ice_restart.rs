@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl Worker {
-    /// The servers to gather with: those of the flags, or of the last token response.
+    /// The ICE servers to gather with: from the flags, or else from the last token response.
     pub(super) fn ice_servers(&self) -> Vec<IceServer> {
         if self.template.ice_servers.is_empty() {
             self.ice_servers.clone()
@@ -23,7 +23,7 @@ impl Worker {
     /// Nothing has been received for 4 s: the peer's network or a NAT on the path may have changed. Only the
     /// sender offers; the receiver waits for the offer.
     pub(super) async fn on_silence(&mut self) -> bool {
-        // The signaling socket may be dead, too: better to find out now than in half a minute.
+        // The signaling socket may be dead, too; it is better to find out now than in half a minute.
         self.client.probe();
         if self.is_doubtful() && self.template.role == PeerRole::Sender {
             // The device with the new socket did not keep the connection alive: it is a new peer.
@@ -33,7 +33,8 @@ impl Worker {
         restarting || self.restart("nothing has been received for 4 s".into()).await
     }
 
-    /// The addresses of this machine changed: the signaling socket is dead, and perhaps the media sockets.
+    /// The addresses of this machine changed: the signaling socket is dead, and perhaps the media sockets,
+    /// too.
     pub(super) async fn on_moved(&mut self, addresses: &[IpAddr]) -> bool {
         self.client.reconnect();
         let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();

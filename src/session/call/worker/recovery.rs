@@ -13,7 +13,8 @@ use crate::{
 /// A sender that was asked for an offer and sends none does not know `state`: a new socket triggers its offer.
 const OFFERED_WITHIN: Duration = Duration::from_secs(5);
 
-/// From this number of abandoned threads that still run, the next attempt waits longer: each keeps a core busy.
+/// When at least this many abandoned threads are still running, the next attempt waits longer: each thread
+/// keeps a core busy.
 const MANY_ABANDONED: usize = 3;
 const PAUSE_WHILE_ABANDONED: Duration = Duration::from_secs(30);
 
@@ -46,8 +47,8 @@ impl Recovery {
 }
 
 impl Worker {
-    /// The connection is lost: the sender creates another one, the receiver asks for it; after a pause if the
-    /// previous ones were short-lived.
+    /// The connection is lost: the sender creates another one, and the receiver asks for it. There is a pause
+    /// first if the previous connections were short-lived.
     pub(super) async fn lose(&mut self, why: SessionError) -> bool {
         let counted = self.drop_peer().await;
         self.early.clear();

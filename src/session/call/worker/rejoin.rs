@@ -1,10 +1,10 @@
 //! Decides whether a new socket of the other device belongs to the current peer or to a new one.
 //!
 //! Losing a socket leaves the peer connection alone, so a new socket need not mean a new peer. A device of this
-//! project reports its connection by `state`, if the server relays that; others are judged by their signs of
-//! life. The connection is kept while its peer is alive, ICE restarts when the peer reports that it still has the
-//! connection, and otherwise one new offer is sent: a restarted app cannot continue the old DTLS association. A
-//! second offer is never sent while one is being answered.
+//! project reports its connection in a `state` message, if the server relays it; other devices are judged by
+//! their signs of life. The connection is kept while its peer is alive, ICE restarts when the peer reports that
+//! it still has the connection, and otherwise one new offer is sent: a restarted app cannot continue the old DTLS
+//! association. A second offer is never sent while one is being answered.
 
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ impl Worker {
             return true;
         }
         if current.remote_sdp.is_none() && current.restarting.is_none() {
-            // An offer held by the server is handed to the newcomer; one that was delivered went to the lost
+            // An offer held by the server is handed to the newcomer; an offer that was delivered went to the lost
             // socket.
             let lost = std::mem::replace(&mut current.delivered, true);
             current.conn = Some(conn);
@@ -91,7 +91,7 @@ impl Worker {
         if within.is_zero() { self.on_newcomer_due().await } else { true }
     }
 
-    /// The time for a `state` message or a sign of life is over.
+    /// The time allowed for a `state` message or a sign of life has elapsed.
     pub(super) async fn on_newcomer_due(&mut self) -> bool {
         let Some(newcomer) = &mut self.newcomer else { return true };
         let Some(current) = &mut self.current else {

@@ -35,7 +35,7 @@ impl Saving {
         Ok(Self { spool: Some(spool), claim, outage: Outage::default(), dropped: 0 })
     }
 
-    /// Keeps other runs away from the directory.
+    /// Locks the directory against other runs.
     pub(in crate::session::sender) fn claim(&mut self) -> Result<(), SessionError> {
         self.claim.take().map_err(|error| save_error(&error))
     }
@@ -45,8 +45,8 @@ impl Saving {
         self.dropped
     }
 
-    /// Saves keyframe `seq` after those that are still pending; returns its file, if it is written, and a
-    /// message to show.
+    /// Saves keyframe `seq` after the keyframes that are still pending; returns its file, if it is
+    /// written, and a message to show.
     pub(super) async fn save(
         &mut self,
         data: &Bytes,
@@ -74,7 +74,7 @@ impl Saving {
         Ok((saved, line))
     }
 
-    /// Makes a last attempt to save what is still pending.
+    /// Makes a last attempt to save the keyframes that are still pending.
     pub(super) async fn finish(&mut self) -> Result<(), SessionError> {
         if self.spool.is_none() {
             return Ok(());
