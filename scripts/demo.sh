@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Demonstrates the program on this machine: builds it, sends five keyframes of the sample photos through
-# signaling and WebRTC, and lists the pictures that arrived in frames/.
+# Demonstrates the program on this machine: builds it, sends five keyframes made from the sample photos
+# through signaling and WebRTC, and lists the received pictures in frames/.
 #
-#   scripts/demo.sh [DIR]   another directory than frames/
+#   scripts/demo.sh [DIR]   writes to DIR instead of frames/
 set -euo pipefail
 [[ $# -eq 0 ]] || out=$(realpath -m "$1")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

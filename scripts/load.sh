@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The signaling server under load, beside a minimal relay (tests/load/baseline_relay.rs), in one run: idle
-# sockets and their memory, handshakes, the relay's latency at 1,000 messages a second, and how many it relays
-# at full load. Prints one Markdown table.
+# Measures the signaling server under load and compares it with a minimal relay (tests/load/baseline_relay.rs)
+# in one run: memory of idle sockets, handshakes, relay latency at 1,000 messages per second, and the maximum
+# number of messages per second. Prints one Markdown table.
 #
-#   scripts/load.sh           10,000 sockets, three alternating rounds, of which the median counts; about 4 minutes
+#   scripts/load.sh           10,000 sockets, medians of three alternating rounds; about 4 minutes
 #   scripts/load.sh --short   200 sockets, one round, as a test: nothing may fail or be lost
 #
-# Server and load share this machine, so all figures are lower than those of a server alone.
+# Server and load generator share this machine, so all figures are lower than those of a dedicated server.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -40,14 +40,14 @@ dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 secret=a-secret-for-the-load-script-only-0123
 
-# of_ours NAME FLAG…: a run against the signaling server.
+# of_ours NAME FLAG…: runs the load against the signaling server.
 of_ours() {
     local name=$1
     shift
     "$peer" --quiet --json load "$@" >"$dir/$name.json"
 }
 
-# of_baseline NAME FLAG…: the same run against the minimal relay.
+# of_baseline NAME FLAG…: runs the same load against the minimal relay.
 of_baseline() {
     local name=$1
     shift
@@ -100,11 +100,11 @@ def median(kind, *path):
 servers = ["ours", "tls", "baseline"]
 rows = [
     ("idle socket, KiB", "{:.1f}", lambda s: median(f"{s}-steady", "memory", "perSocket") / 1024),
-    ("handshakes a second", "{:.0f}", lambda s: median(f"{s}-steady", "sockets", "perSecond")),
+    ("handshakes per second", "{:.0f}", lambda s: median(f"{s}-steady", "sockets", "perSecond")),
     ("… CPU of each, µs", "{:.0f}", lambda s: median(f"{s}-steady", "cpu", "microsPerHandshake")),
-    ("latency at 1,000 messages a second: p50, ms", "{:.2f}", lambda s: median(f"{s}-steady", "relay", "latencyMs", "p50")),
+    ("latency at 1,000 messages per second: p50, ms", "{:.2f}", lambda s: median(f"{s}-steady", "relay", "latencyMs", "p50")),
     ("… p99, ms", "{:.2f}", lambda s: median(f"{s}-steady", "relay", "latencyMs", "p99")),
-    ("messages a second, as many as it takes", "{:.0f}", lambda s: median(f"{s}-full", "relay", "perSecond")),
+    ("messages per second, maximum", "{:.0f}", lambda s: median(f"{s}-full", "relay", "perSecond")),
     ("… CPU of each, µs", "{:.1f}", lambda s: median(f"{s}-full", "cpu", "microsPerMessage")),
 ]
 sockets = int(median("ours-steady", "sockets", "opened"))
@@ -116,5 +116,5 @@ for name, form, value in rows:
     print("| " + " | ".join([name, *(form.format(value(server)) for server in servers)]) + " |")
 ratio = median("ours-full", "relay", "perSecond") / median("baseline-full", "relay", "perSecond")
 print()
-print(f"throughput: {ratio:.2f} of the minimal relay's")
+print(f"throughput: {ratio:.2f} times that of the minimal relay")
 END

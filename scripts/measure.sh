@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Measures whole runs on this machine: serve, recv and send as three processes over loopback, with an
-# hour's worth of keyframes at a short interval. Prints time and size of the keyframes, and resident
-# memory and CPU time of the three over the run. Asserts nothing.
+# Measures a whole run on this machine: serve, recv and send as three processes over loopback, with an
+# hour's worth of keyframes at a short interval. Prints times and sizes of the keyframes, and resident
+# memory and CPU time of the processes during the run. Checks nothing.
 #
 #   scripts/measure.sh [KEYFRAMES [INTERVAL [SOURCE]]]     default: 1029 0.1s samples
 set -euo pipefail
@@ -42,7 +42,7 @@ recv=$!
 send=$!
 pids+=("$recv" "$send")
 
-# Resident set, KiB, and CPU time, s, of a process: 0 when it is gone.
+# Resident set (KiB) and CPU time (s) of a process; empty when it has exited.
 resident() { awk '/^VmRSS:/ { print $2 }' "/proc/$1/status" 2>/dev/null || true; }
 cpu() { awk -v hz="$(getconf CLK_TCK)" '{ print ($14 + $15) / hz }' "/proc/$1/stat" 2>/dev/null || true; }
 
@@ -64,7 +64,7 @@ done
 wait "$recv" || { tail -5 "$work/recv.log"; exit 1; }
 wait "$send" || { tail -5 "$work/send.log"; exit 1; }
 
-# quantiles FILE FIELD: n, p50, p90, p99, max of a numeric field of JSON lines.
+# quantiles FILE FIELD NAME: prints n, p50, p90, p99 and max of a numeric field in JSON lines.
 quantiles() {
     sed -n "/\"kind\":\"keyframe\"/s/.*\"$2\":\([0-9.]*\).*/\1/p" "$1" | sort -n | awk -v name="$3" '
         { v[NR] = $1 }

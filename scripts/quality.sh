@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Measures keyframes of 100 KB against x264 on free photos, 720p and 1080p: fetches the photos from
-# Debian packages, prints a table in Markdown, and fails when a target is missed, or when photos or x264
-# are not available.
+# Compares keyframes of 100 KB with x264 on free photos, 720p and 1080p: fetches the photos from Debian
+# packages, prints a table in Markdown, and fails when a target is missed, or when photos or x264 are not
+# available.
 #
-#   scripts/quality.sh [DIR]     DIR: photos of your own instead, at least 20
+#   scripts/quality.sh [DIR]     uses your own photos in DIR instead, at least 20
 #
-# The packages' copyright files name photographers and licences: CC0, CC BY, CC BY-SA and GPL. The photos
+# The packages' copyright files name photographers and licenses: CC0, CC BY, CC BY-SA and GPL. The photos
 # are kept in the target directory and are not copied anywhere else.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 packages=(lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 mate-backgrounds)
 
-# Photos of 1080 lines and more; drawings are left out.
+# Photos with at least 1080 lines, without drawings.
 photos=(
     aitzgorri_by_Aitzol_Berasategi analogpattern_by_Peter_Nerlich Bridge_by_Sander_Klootwijk
     Dragonfly_by_Bolly free_by_Peter_Nerlich friends_by_Aitzol_Berasategi
@@ -30,12 +30,12 @@ fail() {
 fetch() {
     local dir=$1 work package photo found
     work=$(mktemp -d)
-    # shellcheck disable=SC2064 # The directory as it is now.
+    # shellcheck disable=SC2064 # The current value of the variable.
     trap "rm -rf '$work'" EXIT
     chmod 755 "$work"
     for package in "${packages[@]}"; do
         (cd "$work" && apt-get download -q "$package" >&2) ||
-            fail "cannot download the photos of $package; try apt-get update, or give a directory"
+            fail "cannot download the photos of $package: run apt-get update, or give a directory"
     done
     for package in "$work"/*.deb; do
         dpkg -x "$package" "$work/files"
@@ -50,10 +50,10 @@ fetch() {
     mv "$dir.part" "$dir"
 }
 
-command -v ffmpeg >/dev/null 2>&1 || fail "ffmpeg is missing: install it (scripts/setup.sh does)"
-# No pipe to `grep -q`, which may end before ffmpeg has written all.
+command -v ffmpeg >/dev/null 2>&1 || fail "ffmpeg is missing: run scripts/setup.sh"
+# Without a pipe to `grep -q`, which may exit before ffmpeg has written everything.
 encoders=$(ffmpeg -hide_banner -loglevel error -encoders)
-[[ $encoders == *libx264* ]] || fail "this ffmpeg has no libx264: install Debian's"
+[[ $encoders == *libx264* ]] || fail "this ffmpeg has no libx264: install Debian's ffmpeg"
 
 dir=${1:-${CARGO_TARGET_DIR:-target}/photos}
 if [[ $# -eq 0 && ! -d $dir ]]; then

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# How often each sample scenario passes.
+# Counts how often each sample scenario passes.
 #
-#   scripts/samples.sh [RUNS] [FILE...]     RUNS times each (default 50); without files all of them
+#   scripts/samples.sh [RUNS] [FILE...]     runs each file RUNS times (default 50), or all samples without FILE
 #
-# One at a time; those with a timeline, which mostly wait, four at a time. Exit code 3: a scenario failed at least once.
+# Runs one scenario at a time, or four at a time if they have a timeline, because those mostly wait. The exit code is 3
+# if a scenario failed at least once.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -19,7 +20,7 @@ orion_peer=${ORION_PEER:-${CARGO_TARGET_DIR:-target}/release/orion-peer}
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 
-# pass FILE: plays it RUNS times, prints how often it passed and the output of the failed runs.
+# pass FILE: runs it RUNS times, and prints how often it passed and the output of failed runs.
 pass() {
     local file=$1 name passed=0 run
     name=$(basename "$file" .toml)

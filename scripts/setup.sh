@@ -6,7 +6,7 @@
 #   scripts/setup.sh --build   for building only
 set -euo pipefail
 
-# A command or file that shows that the package is installed, then the package.
+# A command or file that exists when the package is installed, followed by the package.
 build_needs=(
     "g++ g++"
     "make make"
@@ -55,10 +55,10 @@ has_libclang() {
     [[ -n $found || -n ${LIBCLANG_PATH:-} ]]
 }
 
-# Debian's python3 cannot create virtual environments by itself.
+# Debian's python3 package alone cannot create virtual environments.
 has_venv() { python3 -c 'import ensurepip, venv' 2>/dev/null; }
 
-# GStreamer as a WebRTC peer, for Debian's python3, and its packages.
+# The packages of GStreamer as a WebRTC peer, for Debian's python3.
 gstreamer_packages=(
     gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-nice
     python3-gi gir1.2-gst-plugins-base-1.0 gir1.2-gst-plugins-bad-1.0
@@ -84,7 +84,7 @@ as_root() {
     elif command -v sudo >/dev/null 2>&1; then
         sudo "$@"
     else
-        say "root rights are needed for: $*"
+        say "run this as root: $*"
         exit 1
     fi
 }
@@ -110,7 +110,7 @@ main() {
     fi
     if ((${#missing[@]} > 0)); then
         if ! command -v apt-get >/dev/null 2>&1; then
-            say "no apt-get here; install the equivalents of these Debian packages: ${missing[*]}"
+            say "apt-get is missing: install the equivalents of these Debian packages: ${missing[*]}"
             exit 1
         fi
         say "installing ${missing[*]}"
@@ -125,7 +125,7 @@ main() {
     local have want=1.94
     have=$(cargo --version | cut -d ' ' -f 2)
     if [[ $(printf '%s\n' "$want" "$have" | sort -V | head -n 1) != "$want" ]]; then
-        say "cargo $have is too old, at least $want is needed: install Rust from https://rustup.rs"
+        say "cargo $have is older than $want: install Rust from https://rustup.rs"
         exit 1
     fi
     say "everything is installed"

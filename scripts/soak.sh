@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Many keyframes and pings over one connection with loss: nothing may be lost that the transport can recover, and
-# memory use must stay flat.
+# Sends many keyframes and pings over one connection with loss: everything that the transport can recover must arrive,
+# and memory use must not grow.
 #
 #   scripts/soak.sh            2,000 keyframes and 20,000 pings at 2 % loss, about 15 minutes
 #   scripts/soak.sh --short    100 keyframes and 1,000 pings, about 50 seconds
 #
-# Loss is that of the simulated link, 2 % of the packets each way. Two runs of `orion-peer bench`:
+# The simulated link loses 2 % of the packets in each direction. There are two runs of `orion-peer bench`:
 #
-#  1. Keyframes and pings. Every keyframe must arrive intact. Its memory is sampled, and a straight line
-#     is fitted (least squares) to what comes after the first quarter, while buffers still fill.
-#  2. Pings alone over the same link, without a lifetime: the channel retransmits each until it is
-#     delivered, and none may be lost. Nothing else differs, so the losses of the first run are due to the
-#     channel's lifetime of 100 ms; there must not be more of them than packets lost on the link. They go
-#     over 20 connections, so that losses also hit channels that are being opened.
+#  1. Keyframes and pings. Every keyframe must arrive intact. The memory of the process is sampled, and a straight
+#     line is fitted (least squares) to the samples after the first quarter, during which buffers still fill.
+#  2. Only pings over the same link, without a lifetime: the channel retransmits each until it is delivered, and none
+#     may be lost. Nothing else differs, so the losses of the first run are due to the channel's message lifetime of
+#     100 ms; they must not exceed the packets lost on the link. The pings use 20 connections, so that losses also
+#     affect channels that are being opened.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -31,13 +31,13 @@ dir=$(mktemp -d)
 bench=
 trap '[[ -z $bench ]] || kill "$bench" 2>/dev/null || true; rm -rf "$dir"' EXIT
 
-# run NAME CONNECTIONS FLAG…: a bench over connections at 2 % loss; its memory goes to NAME.rss as "TIME BYTES"
-# (Linux). A connection that is not established is not the subject here: it is tried again.
+# run NAME CONNECTIONS FLAG…: runs bench over connections with 2 % loss, and writes its memory to NAME.rss as "TIME BYTES"
+# (Linux). This script does not test whether a connection is established: bench is run again if it is not.
 run() {
     local try
     for try in 1 2 3; do
         once "$@" && return
-        printf 'try %s: no connection\n' "$try" >&2
+        printf 'attempt %s: no connection\n' "$try" >&2
     done
     return 1
 }
@@ -50,7 +50,7 @@ once() {
     "$orion_peer" --quiet bench --connections "$connections" --warmup 0 --pings "$pings" --loss 2% --delay 10ms \
         --out "$dir/$name.json" "$@" >"$dir/$name.txt" 2>&1 &
     bench=$!
-    # Until it has exited or is a zombie.
+    # Until the process has exited or is a zombie.
     while rss=$(awk '/^VmRSS/ { print $2 * 1024 }' "/proc/$bench/status" 2>/dev/null) && [[ -n $rss ]]; do
         printf '%s %s\n' "$EPOCHREALTIME" "$rss" >>"$dir/$name.rss"
         sleep "$every"
@@ -68,7 +68,7 @@ once() {
     [[ $(field "$name" .rttMs.sent) -gt 0 ]]
 }
 
-# field NAME FILTER: a value of a result.
+# field NAME FILTER: prints a value of a result.
 field() { jq -r "$2" "$dir/$1.json"; }
 ms() { field "$1" "$2 | . * 10 | round / 10"; }
 
@@ -100,16 +100,16 @@ lost=$(field reliable .rttMs.lost)
 check "pings without a lifetime: $lost of $(field reliable .rttMs.sent) lost" test "$lost" -eq 0
 printf '        round trip p50 %s ms, p99 %s ms, max %s ms\n' "$(ms reliable .rttMs.p50)" \
     "$(ms reliable .rttMs.p99)" "$(ms reliable .rttMs.max)"
-# Ping and pong each go over two links: 1 - 0.98^4 of the round trips hit a loss. Up to three standard
-# deviations more are chance.
+# Ping and pong each go over two links, so 1 - 0.98^4 of the round trips have a loss. Up to three standard
+# deviations more are within chance.
 lost=$(field both .rttMs.lost)
 sent=$(field both .rttMs.sent)
 most=$(awk -v n="$sent" 'BEGIN { p = 1 - 0.98 ^ 4; print int(n * p + 3 * sqrt(n * p * (1 - p))) }')
-check "pings with a lifetime of 100 ms: $lost of $sent lost; $most may have hit a loss" test "$lost" -le "$most"
+check "pings with a lifetime of 100 ms: $lost of $sent lost, at most $most allowed" test "$lost" -le "$most"
 printf '        round trip p50 %s ms, p99 %s ms, max %s ms\n' "$(ms both .rttMs.p50)" \
     "$(ms both .rttMs.p99)" "$(ms both .rttMs.max)"
 
-# The line through what comes after the first quarter.
+# Fits the line to the samples after the first quarter.
 awk '
     NR == 1 { start = $1 }
     { t[NR] = $1 - start; m[NR] = $2; if ($2 > max) max = $2 }
@@ -117,9 +117,9 @@ awk '
         from = int(NR / 4) + 1
         for (i = from; i <= NR; i++) { n++; st += t[i]; sm += m[i]; stt += t[i] * t[i]; stm += t[i] * m[i] }
         slope = (n * stt == st * st) ? 0 : (n * stm - st * sm) / (n * stt - st * st)
-        printf "memory: first %.1f MB, after the first quarter %.1f MB, last %.1f MB, most %.1f MB, slope %.1f KB a minute\n",
+        printf "memory: first %.1f MB, after the first quarter %.1f MB, last %.1f MB, maximum %.1f MB, slope %.1f KB/min\n",
             m[1] / 1e6, m[from] / 1e6, m[NR] / 1e6, max / 1e6, slope * 60 / 1e3
-        # Growth of the whole rest by that slope.
+        # Growth after the first quarter, computed from that slope.
         printf "%d\n", slope * (t[NR] - t[from]) > "/dev/stderr"
     }' "$dir/both.rss" >"$dir/memory" 2>"$dir/growth"
 growth=$(<"$dir/growth")

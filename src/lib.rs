@@ -5,9 +5,9 @@
 //!
 //! # Layout
 //!
-//! Modules are arranged on floors and import only from lower ones (`tests/it/layering.rs` checks it):
+//! Modules are arranged in layers and import only from lower ones (`tests/it/layering.rs` checks this):
 //!
-//! | floor | modules |
+//! | layer | modules |
 //! |---|---|
 //! | 0, vocabulary | [`types`] · [`units`] human-readable quantities · [`stats`] histograms, intervals, differences, bottlenecks · [`page`] the page served to browsers · [`guide`] the handbook · [`metering`] concurrency and rate limits · `lock` |
 //! | 1, independent | [`proto`] all wire messages · [`media`] source, frame, encoder, access unit, decoder, sink · [`http`] bounded HTTP connections · [`nat`] NAT profiles and links |

@@ -1,4 +1,4 @@
-//! Vocabulary shared by every floor: ids, candidate types, connection types, stages; loopback URLs;
+//! Vocabulary shared by every layer: ids, candidate types, connection types, stages; loopback URLs;
 //! human-readable clock differences; and untrusted text made safe to print.
 //!
 //! Candidate types are those of RFC 8445 §4; the relay transport is the one between a peer and its

@@ -1,5 +1,5 @@
-//! Markdown (`CommonMark` with tables) as text for a terminal: wrapped, tables laid out, headings and code marked by
-//! color or, without it, by form.
+//! Renders Markdown (`CommonMark` with tables) as text for a terminal: wrapped, with aligned tables, and with headings
+//! and code marked by color or, without color, by underlines and indentation.
 
 use pulldown_cmark::{Event, HeadingLevel, Options, Parser, Tag, TagEnd};
 
@@ -7,13 +7,13 @@ const BOLD: &str = "\x1b[1m";
 const CODE: &str = "\x1b[36m";
 const PLAIN: &str = "\x1b[0m";
 
-/// Columns of a table are not made narrower than this, unless their text is.
+/// Minimum width of a table column, unless its text is narrower.
 const MIN_COLUMN: usize = 8;
 
-/// Spaces between columns of a table.
+/// Number of spaces between table columns.
 const GAP: usize = 2;
 
-/// A run of text of one look.
+/// A run of text in one style.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Span {
     text: String,
@@ -27,27 +27,27 @@ enum Look {
     Code,
 }
 
-/// One row of a table: a list of spans for each cell.
+/// A table row: a list of spans for each cell.
 type Row = Vec<Vec<Span>>;
 
 struct Renderer {
     width: usize,
     color: bool,
     out: String,
-    /// Of the block that is read.
+    /// Spans of the current block.
     spans: Vec<Span>,
     bold: bool,
-    /// Target of the link that is read.
+    /// Target of the current link.
     link: Option<String>,
-    /// The next number of each open list; none of a bullet list.
+    /// The next number of each open list; `None` for a bullet list.
     lists: Vec<Option<u64>>,
-    /// What the next paragraph of a list item begins with.
+    /// The number or bullet before the next paragraph of a list item.
     bullet: Option<String>,
     code: Option<String>,
     table: Option<Vec<Row>>,
 }
 
-/// `markdown` for a terminal of `width` columns.
+/// Renders `markdown` for a terminal of `width` columns.
 #[must_use]
 pub fn render(markdown: &str, width: usize, color: bool) -> String {
     let mut renderer = Renderer {
@@ -84,7 +84,7 @@ impl Renderer {
                 self.out.push_str(&"─".repeat(self.width));
                 self.out.push('\n');
             }
-            // Comments mark generated tables.
+            // HTML comments, which mark generated tables, are not shown.
             _ => {}
         }
     }
@@ -164,7 +164,7 @@ impl Renderer {
         }
     }
 
-    /// The address of a web page is shown, for it cannot be clicked everywhere.
+    /// Appends the URL of a web page, because not every terminal supports links.
     fn end_link(&mut self) {
         if let Some(url) = self.link.take()
             && url.starts_with("http")
@@ -174,7 +174,7 @@ impl Renderer {
         }
     }
 
-    /// Without color, strong text stands between asterisks.
+    /// Without color, strong text is enclosed in asterisks.
     fn mark_strong(&mut self) {
         if !self.color {
             self.push("*", Look::Plain);
@@ -185,7 +185,7 @@ impl Renderer {
         self.spans.push(Span { text: text.to_owned(), look });
     }
 
-    /// An empty line, unless this is the start.
+    /// Writes an empty line, except at the start.
     fn gap(&mut self) {
         if !self.out.is_empty() {
             self.out.push('\n');
@@ -226,7 +226,7 @@ impl Renderer {
         }
     }
 
-    /// Writes the paragraph that was read.
+    /// Writes the current paragraph.
     fn flush(&mut self) {
         let spans = std::mem::take(&mut self.spans);
         if spans.is_empty() {
@@ -294,14 +294,14 @@ impl Renderer {
     }
 }
 
-/// Widths of columns: what they want, or a fair share of the room where that is too much.
+/// Widths of columns: those of their text, reduced until they fit into `room`.
 fn widths(rows: &[Row], columns: usize, room: usize) -> Vec<usize> {
     let wanted = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| length(cell)).max().unwrap_or(0)
     };
     let mut widths: Vec<usize> = (0..columns).map(wanted).collect();
     while widths.iter().sum::<usize>() > room {
-        // The widest column gives way, a character at a time.
+        // Narrow the widest column by one character.
         let Some(widest) = widths.iter_mut().max() else { break };
         if *widest <= MIN_COLUMN {
             break;
@@ -315,7 +315,7 @@ fn length(spans: &[Span]) -> usize {
     spans.iter().map(|span| span.text.chars().count()).sum()
 }
 
-/// Breaks text between words; a word that is longer than a line is broken within.
+/// Breaks text into lines between words; a word that is longer than a line is split.
 fn wrap(spans: &[Span], width: usize) -> Vec<Vec<Span>> {
     let width = width.max(1);
     let mut lines: Vec<Vec<Span>> = Vec::new();
@@ -355,10 +355,10 @@ fn wrap(spans: &[Span], width: usize) -> Vec<Vec<Span>> {
     lines
 }
 
-/// Text without a space in it, of one or more looks.
+/// Text without spaces, in one or more styles.
 struct Word {
     spans: Vec<Span>,
-    /// There is space before it.
+    /// Whether there is a space before it.
     spaced: bool,
 }
 
@@ -391,7 +391,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_is_wrapped_and_its_tables_are_laid_out() {
+    fn text_is_wrapped_and_tables_are_aligned() {
         let page = "# Title\n\nSome *long* text with `code` and a [link](x.md), wrapped.\n\n\
                     - one\n- two words that are too long for a line\n\n\
                     | a | b |\n|---|---|\n| 1 | a cell of many words in a row |\n\n```text\nas is\n```\n";
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_longer_than_a_line_is_broken() {
+    fn a_word_longer_than_a_line_is_split() {
         let long = "x".repeat(45);
         assert_eq!(render(&long, 20, false), format!("{0}\n{0}\nxxxxx\n", "x".repeat(20)));
     }

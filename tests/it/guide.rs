@@ -1,5 +1,5 @@
-//! The guide and README against the program: links, transcripts, error codes, and the tables that are generated from
-//! JSON Schemas and from `/metrics`; `ORION_UPDATE_SNAPSHOTS=1` writes those tables again.
+//! Checks the guide and README against the program: links, transcripts, error codes, and the tables that are generated
+//! from JSON Schemas and from `/metrics`; `ORION_UPDATE_SNAPSHOTS=1` writes those tables again.
 
 mod fields;
 mod links;
@@ -19,7 +19,7 @@ use crate::{raw_http::request, run::serve};
 const BEGIN: &str = "<!-- generated: ORION_UPDATE_SNAPSHOTS=1 cargo nextest run --release -E 'test(/guide::/)' -->\n";
 const END: &str = "<!-- end of what is generated -->\n";
 
-/// Longest README, lines.
+/// Maximum number of lines in README.
 const README_LINES: usize = 220;
 
 fn root() -> &'static Path {
@@ -30,13 +30,13 @@ fn page(name: &str) -> PathBuf {
     root().join("src/guide").join(name)
 }
 
-/// Every page of the guide, and README.
+/// The pages of the guide, and README.
 fn documents() -> Vec<PathBuf> {
     let pages = PAGES.iter().map(|found| page(&format!("{}.md", found.topic)));
     pages.chain([root().join("README.md")]).collect()
 }
 
-/// The Rust sources without tests.
+/// The Rust sources, without tests.
 fn sources() -> Vec<(PathBuf, String)> {
     fn collect(dir: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(dir).unwrap() {
@@ -58,12 +58,12 @@ fn sources() -> Vec<(PathBuf, String)> {
     paths.into_iter().map(|path| (path.clone(), text(&path))).collect()
 }
 
-/// Compares what is between the marks of a page with `table`, or writes it there.
+/// Compares the text between the markers of a page with `table`, or replaces it.
 fn generated(name: &str, table: &str) {
     let path = page(name);
     let text = fs::read_to_string(&path).unwrap();
-    let (before, rest) = text.split_once(BEGIN).expect("the mark of a generated table");
-    let (old, after) = rest.split_once(END).expect("the mark of its end");
+    let (before, rest) = text.split_once(BEGIN).expect("the start marker of a generated table");
+    let (old, after) = rest.split_once(END).expect("its end marker");
     if old == table {
         return;
     }
@@ -97,10 +97,10 @@ fn readme_is_short() {
     assert!(lines <= README_LINES, "README.md has {lines} lines: move some to the guide");
 }
 
-/// Words that stand where codes do, and are none.
+/// Words in places where codes are given that are not codes.
 const NO_CODES: [&str; 8] = ["address", "all", "bad", "good", "public", "true", "udp", "gone"];
 
-/// What begins a string that is a code.
+/// Source text directly before a string that is a code.
 const BEFORE_CODES: [&str; 8] = [
     "code: \"",
     "code: Some(\"",
@@ -112,7 +112,7 @@ const BEFORE_CODES: [&str; 8] = [
     "CODE: &str = \"",
 ];
 
-/// Codes in a source: strings in the places where codes are given, and those of functions named `code`.
+/// Codes in a source: strings in the places where codes are given, and strings in functions named `code`.
 fn codes(text: &str) -> BTreeSet<String> {
     let joined: String = text
         .lines()
@@ -154,7 +154,7 @@ fn codes(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_reader_of_codes_sees_them() {
+fn codes_are_found_in_sources() {
     let text = "fn code(&self) -> &str {\n        match self { A => \"a-a\", B => format!(\"b-{x}\") }\n    }\n\
                 Self::new(\n    Stage::Ice,\n    \"c-c\",\n) X { code: \"d-d\".into() } // code: \"e-e\"\n\
                 // code: \"f-f\"\n failure(\n  \"g-g\",";

@@ -1,5 +1,5 @@
-//! Modules import only from lower floors, and modules of one floor do not import each other. Within a
-//! module, files do not import each other in a cycle, and a public type name is unique on its floor.
+//! Modules import only from lower layers, and modules of one layer do not import each other. Within a
+//! module, files do not import each other in a cycle, and a public type name is unique in its layer.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +10,7 @@ use std::{
 
 use crate::source_text;
 
-const FLOORS: [(&str, u8); 29] = [
+const LAYERS: [(&str, u8); 29] = [
     ("guide", 0),
     ("types", 0),
     ("lock", 0),
@@ -42,13 +42,11 @@ const FLOORS: [(&str, u8); 29] = [
     ("cli", 9),
 ];
 
-fn floor(module: &str) -> u8 {
-    FLOORS
+fn layer(module: &str) -> u8 {
+    LAYERS
         .iter()
         .find(|(name, _)| *name == module)
-        .unwrap_or_else(|| {
-            panic!("module `{module}` has no floor: name it in FLOORS and in lib.rs")
-        })
+        .unwrap_or_else(|| panic!("module `{module}` has no layer: add it to LAYERS and to lib.rs"))
         .1
 }
 
@@ -63,7 +61,7 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Top-level modules named after `crate::` in `text`, braces of `use crate::{a, b}` included.
+/// Top-level modules named after `crate::` in `text`, including those in the braces of `use crate::{a, b}`.
 fn imports(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (at, _) in text.match_indices("crate::") {
@@ -115,7 +113,7 @@ fn imports_go_downward_only() {
             .collect::<Vec<_>>()
             .join("\n");
         for target in imports(&text) {
-            if target != module && floor(&target) >= floor(&module) {
+            if target != module && layer(&target) >= layer(&module) {
                 wrong.push(format!("{}: imports crate::{target}", inside.display()));
             }
         }
@@ -124,13 +122,13 @@ fn imports_go_downward_only() {
 }
 
 #[test]
-fn the_reader_of_imports_sees_lists() {
+fn imports_in_lists_are_found() {
     let text = "use crate::{types::Stage, media::{frame, h264}, proto};\ncrate::auth::x();";
     assert_eq!(imports(text), ["types", "media", "proto", "auth"]);
 }
 
-/// Cycles of files that exist today, each with all of its files. Do not add any: move what both need
-/// into a file of its own. Remove a cycle that is gone; update one that got smaller.
+/// Existing cycles of files, each with all of its files. Do not add any: move the code that both need into a
+/// separate file. Remove a cycle that is gone; update one that got smaller.
 const CYCLES: [&[&str]; 13] = [
     &["check/plan.rs", "check/rule.rs", "check/rules/mod.rs", "check/server.rs"],
     &["doctor/contact.rs", "doctor/interfaces.rs", "doctor/report.rs", "doctor/verdict.rs"],
@@ -147,14 +145,14 @@ const CYCLES: [&[&str]; 13] = [
     &["turn/server.rs", "turn/tcp.rs"],
 ];
 
-/// Public type names that occur twice on a floor today. Do not add any.
+/// Existing public type names that occur twice in a layer. Do not add any.
 const SHARED_NAMES: [(u8, &str); 0] = [];
 
-/// A source file of the program; files of tests are left out.
+/// A source file of the program, not of its tests.
 struct Source {
-    /// Below `src`.
+    /// Relative to `src`.
     file: String,
-    /// `["peer", "pacing"]` of both `peer/pacing.rs` and `peer/pacing/mod.rs`.
+    /// `["peer", "pacing"]` for both `peer/pacing.rs` and `peer/pacing/mod.rs`.
     module: Vec<String>,
     /// Without comments, contents of literals, and test modules.
     code: String,
@@ -197,7 +195,7 @@ fn program() -> Vec<Source> {
     found
 }
 
-/// The code without test modules, and the names of test modules that have a file of their own.
+/// The code without test modules, and the names of test modules that have their own file.
 fn without_tests(code: &str) -> (String, Vec<String>) {
     let (mut kept, mut names, mut rest) = (String::new(), Vec::new(), code);
     while let Some(at) = rest.find("#[cfg(test)]") {
@@ -240,9 +238,9 @@ fn block(text: &str) -> usize {
 /// A leaf of the tree of a `use` declaration.
 struct Use {
     path: Vec<String>,
-    /// Its name in this file.
+    /// The name in this file.
     name: String,
-    /// `pub use`, `pub(crate) use`: a re-export.
+    /// Whether it is a re-export: `pub use`, `pub(crate) use`.
     exported: bool,
 }
 
@@ -299,7 +297,7 @@ fn segments(path: &str) -> Vec<String> {
     path.split("::").map(|s| s.trim().to_owned()).filter(|s| !s.is_empty()).collect()
 }
 
-/// Paths in the code itself that start with `crate`, `self` or `super`.
+/// Paths outside `use` declarations that start with `crate`, `self` or `super`.
 fn paths(code: &str) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     for start in ["crate::", "self::", "super::"] {
@@ -316,14 +314,14 @@ fn paths(code: &str) -> Vec<Vec<String>> {
     found
 }
 
-/// Modules by their path, each with its file and the names that its `use` declarations bring in.
+/// Modules by path, each with its file and the names that its `use` declarations import.
 struct Modules<'a>(BTreeMap<&'a [String], (&'a str, Names)>);
 
 /// Names that a file imports or re-exports, and their paths.
 type Names = BTreeMap<String, Vec<String>>;
 
 impl Modules<'_> {
-    /// The path from the root of the crate, of a path written in module `here`.
+    /// Converts a path written in module `here` to a path from the root of the crate.
     fn absolute(&self, here: &[String], path: &[String]) -> Option<Vec<String>> {
         match path.first()?.as_str() {
             "crate" => Some(path[1..].to_vec()),
@@ -339,7 +337,7 @@ impl Modules<'_> {
         }
     }
 
-    /// The file that defines the item at `path`; re-exports are followed.
+    /// The file that defines the item at `path`, following re-exports.
     fn file(&self, path: &[String], depth: u8) -> Option<&str> {
         let length = (0..=path.len()).rev().find(|n| self.0.contains_key(&path[..*n]))?;
         let (here, rest) = path.split_at(length);
@@ -444,32 +442,32 @@ fn public_types(code: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_public_type_name_is_unique_on_its_floor() {
+fn a_public_type_name_is_unique_in_its_layer() {
     let program = program();
     let mut places: BTreeMap<(u8, String), Vec<&str>> = BTreeMap::new();
     for source in program.iter().filter(|source| !source.module.is_empty()) {
         for name in public_types(&source.code) {
-            places.entry((floor(&source.module[0]), name)).or_default().push(&source.file);
+            places.entry((layer(&source.module[0]), name)).or_default().push(&source.file);
         }
     }
     places.retain(|_, files| files.len() > 1);
     let listed: BTreeSet<(u8, &str)> = SHARED_NAMES.into_iter().collect();
     let mut wrong = String::new();
-    for ((floor, name), files) in &places {
-        if !listed.contains(&(*floor, name.as_str())) {
-            let _ = writeln!(wrong, "new on floor {floor}, rename one: {name} in {files:?}");
+    for ((layer, name), files) in &places {
+        if !listed.contains(&(*layer, name.as_str())) {
+            let _ = writeln!(wrong, "new in layer {layer}, rename one: {name} in {files:?}");
         }
     }
-    for (floor, name) in listed {
-        if !places.contains_key(&(floor, name.to_owned())) {
-            let _ = writeln!(wrong, "unique now, remove it from SHARED_NAMES: ({floor}, {name:?})");
+    for (layer, name) in listed {
+        if !places.contains_key(&(layer, name.to_owned())) {
+            let _ = writeln!(wrong, "unique now, remove it from SHARED_NAMES: ({layer}, {name:?})");
         }
     }
     assert!(wrong.is_empty(), "public type names:\n{wrong}");
 }
 
 #[test]
-fn the_reader_of_uses_sees_trees() {
+fn trees_of_use_declarations_are_read() {
     let (found, rest) = uses("pub use super::{a::{B, self}, c as d};\nuse crate::e::F;\nfn f() {}");
     let shown: Vec<String> =
         found.iter().map(|u| format!("{} {} {}", u.path.join("::"), u.name, u.exported)).collect();

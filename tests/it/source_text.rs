@@ -8,7 +8,7 @@ pub enum Kind {
     Literal,
 }
 
-/// A piece of a file, with the line on which it starts, counted from 1.
+/// A piece of a file, with the line number (from 1) at which it starts.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Piece<'a> {
     pub kind: Kind,
@@ -48,7 +48,7 @@ pub fn pieces(source: &str) -> Vec<Piece<'_>> {
     found
 }
 
-/// The code alone: comments and the contents of literals are blanked, lines stay where they are.
+/// Only the code: comments and the contents of literals are replaced with spaces, and line numbers stay the same.
 pub fn code(source: &str) -> String {
     pieces(source)
         .iter()
@@ -61,7 +61,7 @@ pub fn code(source: &str) -> String {
         .collect()
 }
 
-/// Length of a block comment, nested ones included.
+/// Length of a block comment, including nested ones.
 fn block_comment(rest: &str) -> usize {
     let bytes = rest.as_bytes();
     let (mut depth, mut at) = (0, 0);
@@ -82,7 +82,7 @@ fn block_comment(rest: &str) -> usize {
     rest.len()
 }
 
-/// Length of a string literal that starts at `at`, its prefix included.
+/// Length of a string literal that starts at `at`, including its prefix.
 fn string(source: &str, at: usize) -> Option<usize> {
     let rest = &source[at..];
     let after_a_word =
@@ -106,7 +106,7 @@ fn string(source: &str, at: usize) -> Option<usize> {
     Some(rest[open..].find(&end).map_or(rest.len(), |found| open + found + end.len()))
 }
 
-/// Length of a literal in quotes with escapes.
+/// Length of a quoted literal with escapes.
 fn escaped(rest: &str) -> usize {
     let bytes = rest.as_bytes();
     let mut at = 1;
@@ -120,7 +120,7 @@ fn escaped(rest: &str) -> usize {
     rest.len()
 }
 
-/// Length of a character literal: a quote in one does not open a string. A lifetime is not a literal.
+/// Length of a character literal: a quote inside it does not open a string. A lifetime is not a literal.
 fn character(rest: &str) -> Option<usize> {
     let body = rest.strip_prefix('\'')?;
     if body.starts_with('\\') {

@@ -1,4 +1,4 @@
-//! Comments, strings and texts use the terms of the field: none of the phrases of `INSTEAD`.
+//! Comments, strings and documentation use the terms of the field and none of the phrases in `INSTEAD`.
 
 use std::{
     fmt::Write,
@@ -8,8 +8,8 @@ use std::{
 
 use crate::source_text::{self, Kind};
 
-/// Phrases, and what to write instead. A phrase is a sequence of words, `|` separates alternatives of a word,
-/// and `*` at the end of a word stands for any ending.
+/// Phrases, and what to write instead. A phrase is a sequence of words; `|` separates alternatives for a word,
+/// and `*` at the end of a word matches any ending.
 const INSTEAD: [(&str, &str); 31] = [
     ("the other side|side's|sides", "the peer, the remote peer, the sender, the receiver"),
     ("the other one", "the peer, the remote peer, the sender, the receiver"),
@@ -44,11 +44,11 @@ const INSTEAD: [(&str, &str); 31] = [
     ("made to be", "name what was done"),
 ];
 
-/// Words that make `is no` proper English: `there is no`, `is no longer`.
+/// Words before or after `is no` that make it proper English: `there is no`, `is no longer`.
 const BEFORE_IS_NO: [&str; 2] = ["there", "there's"];
 const AFTER_IS_NO: [&str; 6] = ["longer", "more", "less", "larger", "later", "different"];
 
-/// A word in lower case, and its line. An empty word ends a phrase.
+/// A word in lower case, and its line number. An empty word ends a phrase.
 type Word = (String, usize);
 
 fn words(text: &str, line: usize, found: &mut Vec<Word>) {
@@ -66,7 +66,7 @@ fn words(text: &str, line: usize, found: &mut Vec<Word>) {
     }
 }
 
-/// Words of a file: of Rust those in comments and literals, of anything else all.
+/// Words of a file: in Rust those in comments and literals, in other files all.
 fn words_of(path: &Path, text: &str) -> Vec<Word> {
     let mut found = Vec::new();
     if path.extension().is_none_or(|extension| extension != "rs") {
@@ -90,7 +90,7 @@ fn is_word(word: &str, pattern: &str) -> bool {
     })
 }
 
-/// Line, the words found, and what to write instead.
+/// For each finding: the line number, the words found, and what to write instead.
 fn findings(words: &[Word]) -> Vec<(usize, String, &'static str)> {
     let mut found = Vec::new();
     for (phrase, instead) in INSTEAD {
@@ -127,7 +127,7 @@ fn files(path: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// `ORION_WORDING=src/peer,README.md` reads these alone.
+/// `ORION_WORDING=src/peer,README.md` checks only these paths.
 #[test]
 #[ignore = "until every directory is reworded"]
 fn texts_use_the_terms_of_the_field() {
@@ -165,7 +165,7 @@ fn phrases_are_found_across_lines_and_only_as_whole_words() {
     assert_eq!(found("// at. Once"), []);
 }
 
-/// The lists of files under "How to add …" go stale unnoticed otherwise.
+/// Otherwise the lists of files under "How to add …" would become outdated unnoticed.
 #[test]
 fn files_named_in_the_contributing_guide_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,4 +1,4 @@
-//! The fields of every JSON output, from its schema.
+//! The tables of fields in `files.md`, generated from the schemas of every JSON output.
 
 use std::{fmt::Write, fs};
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{generated, root};
 
-/// Title of the section, and the schema's file below `src/`.
+/// Title of the section, and path of the schema relative to `src/`.
 const SCHEMAS: [(&str, &str); 8] = [
     ("`frames.jsonl`", "report/schemas/frames.json"),
     ("`keyframes.jsonl`", "report/schemas/keyframes.json"),
@@ -38,7 +38,7 @@ fn files_lists_every_field_of_every_schema() {
     generated("files.md", &text);
 }
 
-/// A schema that has fields of its own, and not only a type.
+/// Whether a schema has fields or variants, and not only a type.
 fn is_structure(schema: &Value) -> bool {
     !schema["properties"].is_null() || !schema["oneOf"].is_null()
 }
@@ -105,7 +105,7 @@ fn kind(schema: &Value) -> String {
     }
 }
 
-/// The description, safe in a Markdown table.
+/// The description, escaped for a Markdown table.
 fn about(schema: &Value) -> String {
     let text = schema["description"].as_str().unwrap_or_default();
     text.replace('|', "\\|").replace('[', "\\[").replace('<', "\\<").replace('\n', " ")

@@ -1,4 +1,4 @@
-//! Links of the guide and of README.
+//! Links in the guide and in README lead to existing files and sections.
 
 use std::{collections::BTreeMap, fmt::Write, fs, path::Path};
 
@@ -6,7 +6,7 @@ use orion_peer::guide::PAGES;
 
 use super::{documents, page, root};
 
-/// The text without its code blocks.
+/// The text without code blocks.
 fn prose(text: &str) -> String {
     let mut code = false;
     let kept = text.lines().filter(|line| {
@@ -37,7 +37,7 @@ fn definitions(text: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Ids of headings, as GitHub and rustdoc make them.
+/// Ids of headings, as GitHub and rustdoc generate them.
 fn anchors(text: &str) -> Vec<String> {
     let headings = prose(text);
     let headings = headings.lines().filter(|line| line.starts_with('#'));
@@ -57,11 +57,11 @@ fn broken(from: &Path, target: &str) -> Option<String> {
     let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
     let path = if file.is_empty() { from.to_owned() } else { from.parent().unwrap().join(file) };
     if !path.exists() {
-        return Some(format!("{}: {target}: there is no such file", from.display()));
+        return Some(format!("{}: {target}: no such file", from.display()));
     }
     let known = || anchors(&fs::read_to_string(&path).unwrap()).iter().any(|known| known == anchor);
     (!anchor.is_empty() && !known())
-        .then(|| format!("{}: {target}: there is no such section", from.display()))
+        .then(|| format!("{}: {target}: no such section", from.display()))
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn rustdoc_has_every_link_between_pages() {
     for found in PAGES {
         let text = prose(&fs::read_to_string(page(&format!("{}.md", found.topic))).unwrap());
         for (label, target) in definitions(&text) {
-            assert_eq!(label, target, "{}: links are named after their target", found.topic);
+            assert_eq!(label, target, "{}: the label of a link must be its target", found.topic);
             used.push(label);
         }
         for target in inline(&text) {
@@ -115,9 +115,9 @@ fn rustdoc_has_every_link_between_pages() {
     );
 }
 
-/// Sources that a page names, such as `peer/guard.rs`, relative to `src/`.
+/// Source files named in a page, such as `peer/guard.rs`, are relative to `src/`.
 #[test]
-fn sources_that_pages_name_exist() {
+fn source_files_named_in_pages_exist() {
     let mut wrong = Vec::new();
     let text = fs::read_to_string(page("webrtc-crate.md")).unwrap();
     for name in text.split('`').skip(1).step_by(2) {
@@ -127,5 +127,5 @@ fn sources_that_pages_name_exist() {
             wrong.push(name.to_owned());
         }
     }
-    assert!(wrong.is_empty(), "webrtc-crate.md names sources that do not exist: {wrong:?}");
+    assert!(wrong.is_empty(), "webrtc-crate.md names files that do not exist: {wrong:?}");
 }

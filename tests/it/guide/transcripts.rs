@@ -1,11 +1,11 @@
-//! Transcripts in `console` blocks: each command is run, and its output compared with what is written. Numbers with
-//! their units may differ, a line `…` stands for any lines, and a line `? 3` is the exit code.
+//! Transcripts in `console` blocks: each command is run, and its output is compared with the transcript. Numbers with
+//! their units may differ, a line `…` matches any lines, and a line `? 3` is the exit code.
 
 use std::{fs, path::Path, process::Command};
 
 use super::{documents, root};
 
-/// A command and what it is said to print.
+/// A command and its expected output.
 #[derive(Debug, Default, PartialEq)]
 struct Transcript {
     command: String,
@@ -34,7 +34,7 @@ fn transcripts(text: &str) -> Vec<Transcript> {
 const UNITS: [&str; 11] =
     ["ms", "µs", "s", "B", "KB", "MB", "%", "Mbit/s", "kbit/s", "Gbit/s", "min"];
 
-/// The line with one space between words, and `number` in place of each number with its unit.
+/// The line with one space between words, and each number with its unit replaced by `number`.
 fn blurred(line: &str, number: &str) -> String {
     let mut words: Vec<String> = Vec::new();
     for word in line.split_whitespace() {
@@ -56,7 +56,7 @@ fn blurred(line: &str, number: &str) -> String {
     words.join(" ")
 }
 
-/// What snapbox compares the output with.
+/// The pattern with which snapbox compares the output.
 fn pattern(lines: &[String]) -> String {
     let line = |line: &String| if line == "…" { "...".to_owned() } else { blurred(line, "[..]") };
     lines.iter().map(line).map(|line| line + "\n").collect()
@@ -76,20 +76,20 @@ fn run(transcript: &Transcript, dir: &Path) {
     let text = String::from_utf8_lossy(&output.stdout);
     let name = &transcript.command;
     assert_eq!(output.status.code(), Some(transcript.exit), "{name}\n{text}");
-    // No output at all is an abridged transcript.
+    // A transcript without output is not compared.
     if transcript.output.is_empty() {
         return;
     }
     let actual: String = text.lines().map(|line| blurred(line, "0") + "\n").collect();
     let expected = snapbox::Data::text(pattern(&transcript.output));
     if let Err(error) = snapbox::Assert::new().try_eq(Some(name), actual.into(), expected) {
-        panic!("{error}\nwhat it printed:\n{text}");
+        panic!("{error}\nactual output:\n{text}");
     }
 }
 
-/// Side by side, for most of them wait.
+/// The documents run in parallel, because most commands wait.
 #[test]
-fn transcripts_are_what_the_commands_print() {
+fn commands_print_what_transcripts_show() {
     let mut threads = Vec::new();
     for path in documents() {
         let text = fs::read_to_string(&path).unwrap();
