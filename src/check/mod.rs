@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`plan`] | what to check, and as which devices |
+//! | [`level`] | how strict a run is, and what it provides |
 //! | [`rule`] | definition of a rule |
 //! | [`finding`] | outcome of a case |
 //! | [`rules`] | all rules, one file per subject |
@@ -21,6 +22,7 @@
 pub mod finding;
 pub mod forge;
 pub mod junit;
+pub mod level;
 pub mod plan;
 pub mod result;
 pub mod rule;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::rule::{Level, Need, Rule};
+use super::level::{Level, Need};
 use crate::{
     auth::secret::Secret,
     stun::stream::Trust,
@@ -162,14 +162,6 @@ impl CheckConfig {
             Need::Policy => self.issuer.is_some() || self.audience.is_some(),
         }
     }
-
-    /// The selected rules of this level.
-    #[must_use]
-    pub fn rules(&self) -> Vec<&'static Rule> {
-        super::rules::all()
-            .filter(|rule| rule.level <= self.level && self.selection.includes(rule.id))
-            .collect()
-    }
 }
 
 /// Rules by id; `*` matches any text.
@@ -188,17 +180,10 @@ impl Selection {
         let among = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, id));
         (self.only.is_empty() || among(&self.only)) && !among(&self.skip)
     }
-
-    /// The first pattern that matches no rule.
-    #[must_use]
-    pub fn unknown(&self) -> Option<&str> {
-        let known = |pattern: &&String| super::rules::all().any(|rule| matches(pattern, rule.id));
-        self.only.iter().chain(&self.skip).find(|pattern| !known(pattern)).map(String::as_str)
-    }
 }
 
 /// Whether `pattern`, in which `*` matches any text, matches all of `id`.
-fn matches(pattern: &str, id: &str) -> bool {
+pub(super) fn matches(pattern: &str, id: &str) -> bool {
     let Some((start, rest)) = pattern.split_once('*') else { return pattern == id };
     let Some(left) = id.strip_prefix(start) else { return false };
     (0..=left.len()).any(|at| left.is_char_boundary(at) && matches(rest, &left[at..]))
@@ -229,8 +214,5 @@ mod tests {
         assert!(selection.includes("token.claims"));
         assert!(!selection.includes("token.200"));
         assert!(!selection.includes("close.1003-binary"));
-        assert_eq!(selection.unknown(), None);
-        let selection = Selection { only: vec!["token.nothing".into()], ..Selection::default() };
-        assert_eq!(selection.unknown(), Some("token.nothing"));
     }
 }

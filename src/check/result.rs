@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::rule::{Level, Rule};
+use super::{
+    level::{Level, Need},
+    rule::Rule,
+};
 
 /// Name and version of the schema.
 pub const SCHEMA: &str = "orion-peer/check/1";
@@ -134,7 +137,7 @@ pub struct Listed {
     /// Whether it runs only with `--slow`.
     pub slow: bool,
     /// What the run must provide.
-    pub needs: &'static [super::rule::Need],
+    pub needs: &'static [Need],
     /// The requirement of the contract, in one sentence.
     pub rule: &'static str,
     /// What a server must do.

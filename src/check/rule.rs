@@ -1,31 +1,12 @@
 //! Definition of a rule: its requirement, the expected behavior, and the case that checks it.
 
 use futures_util::future::BoxFuture;
-use serde::Serialize;
 
-use super::{finding::Finding, server::ServerUnderTest};
-
-/// How much of the contract is checked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Level {
-    /// Requirements on the production server: the contract's bold fields, and no unauthorized
-    /// access.
-    Production,
-    /// The whole contract.
-    Strict,
-}
-
-impl Level {
-    /// The name in flags and JSON.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Production => "production",
-            Self::Strict => "strict",
-        }
-    }
-}
+use super::{
+    finding::Finding,
+    level::{Level, Need},
+    server::ServerUnderTest,
+};
 
 /// When a case runs, and what may run concurrently with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,45 +21,6 @@ pub enum Schedule {
     Exclusive,
     /// Alone, at the very end: it changes the server permanently.
     Last,
-}
-
-/// A requirement of a case that not every run meets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Need {
-    /// The token API, and a login token for it.
-    TokenApi,
-    /// The secret that signs signaling tokens.
-    JwtSecret,
-    /// A second pair.
-    OtherPair,
-    /// A command that revokes the pair.
-    RevokeCommand,
-    /// A command that restarts the server.
-    RestartCommand,
-    /// A server that speaks TLS.
-    Tls,
-    /// A server that also enforces token expiry on live sockets.
-    LiveExpiry,
-    /// An issuer or an audience that tokens must name.
-    Policy,
-}
-
-impl Need {
-    /// Why a case is not run without it, as shown in the report.
-    #[must_use]
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::TokenApi => "needs --access-token",
-            Self::JwtSecret => "needs --jwt-secret",
-            Self::OtherPair => "needs --other-pair and --other-device",
-            Self::RevokeCommand => "needs --revoke-command",
-            Self::RestartCommand => "needs --restart-command",
-            Self::Tls => "the server does not speak TLS",
-            Self::LiveExpiry => "--connect-only: tokens are checked at connect only",
-            Self::Policy => "needs --issuer or --audience",
-        }
-    }
 }
 
 /// The function that checks a rule against a server.

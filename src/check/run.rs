@@ -13,6 +13,7 @@ use super::{
     plan::CheckConfig,
     result::{CaseResult, CheckReport, Counts, Outcome, SCHEMA},
     rule::{Rule, Schedule},
+    rules,
     server::ServerUnderTest,
 };
 use crate::{auth::jws::KeyError, lock::locked};
@@ -42,7 +43,7 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<CheckReport, KeyError> {
     let (started, started_at) = (Instant::now(), jiff::Timestamp::now().to_string());
-    let rules = config.rules();
+    let rules = rules::selected(&config);
     let (signal, token_url) = (shown(&config.signal), shown(&config.token_url));
     let level = config.level;
     let run = Run { server: ServerUnderTest::new(config)?, results: Results::default(), on_case };

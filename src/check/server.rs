@@ -21,8 +21,8 @@ use self::endpoint::Endpoint;
 use super::{
     finding::{CaseError, Finding, violation},
     forge::{Signer, Template},
+    level::{Level, Need},
     plan::{CheckConfig, Device},
-    rule::{Level, Need},
     wire::{Answer, Request, connect},
 };
 use crate::{

@@ -11,10 +11,10 @@ use crate::{
     auth::{jws::Key, secret::Secret},
     check::{
         junit::{junit, unreached},
+        level::Level,
         plan::{CheckConfig, Device, OtherPair, Selection, TokenIn},
         result::{CheckReport, List, Outcome},
-        rule::Level,
-        run, text, wire,
+        rules, run, text, wire,
     },
     report::{
         live::{LiveMode, Progress},
@@ -131,7 +131,7 @@ enum TokenInArg {
 pub async fn run(args: CheckArgs, output: Output) -> Result<(), Failure> {
     let config = configure(&args)?;
     if args.list {
-        let rules = config.rules();
+        let rules = rules::selected(&config);
         output.event(&List::of(&rules))?;
         return output.page(text::list(&rules));
     }
@@ -146,7 +146,7 @@ pub async fn run(args: CheckArgs, output: Output) -> Result<(), Failure> {
         return Err(failure);
     }
     let mode = LiveMode::choose(std::io::stderr().is_terminal(), output.quiet, output.color);
-    let progress = Progress::new(mode, config.rules().len() as u64);
+    let progress = Progress::new(mode, rules::selected(&config).len() as u64);
     let show = |done: usize, id: &str| progress.update(done as u64, id);
     let report = run::run(config, &show, stop::shutdown_signal()).await;
     drop(progress);
@@ -219,7 +219,7 @@ fn configure(args: &CheckArgs) -> Result<CheckConfig, Failure> {
     config.parallel = args.parallel.into();
     config.case_timeout = args.case_timeout;
     config.selection = Selection { only: args.only.clone(), skip: args.skip.clone() };
-    if let Some(pattern) = config.selection.unknown() {
+    if let Some(pattern) = rules::unknown_pattern(&config.selection) {
         return Err(Failure::usage(
             format!("no rule matches `{pattern}`"),
             "run `orion-peer check --list` for all rules; `*` matches any text",

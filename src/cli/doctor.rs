@@ -13,7 +13,7 @@ use super::{
     stop, units,
 };
 use crate::{
-    doctor::{self, Contact, DoctorConfig, DoctorReport, problem::Severity, text, verdict::Class},
+    doctor::{self, Contact, DoctorConfig, DoctorReport, problem::Severity, report::Class, text},
     report::live::{LiveMode, Progress},
     signaling::{
         client::token_client::{TokenClient, TokenError},

@@ -6,18 +6,21 @@
 //! - `nat`: behavior of the NAT (RFC 4787), tested according to RFC 5780 or with the help of a TURN
 //!   server (`relayed`)
 //! - `contact`: the token API and the signaling server
-//! - [`problem`]: a problem and its remedy · [`verdict`]: which peers can be reached
+//! - [`problem`]: a problem and its remedy · `verdict`: which peers can be reached
 //! - [`report`]: all findings; serialized as the JSON output · [`text`]: human-readable output
 
 mod contact;
 mod interfaces;
+mod mirror;
 mod nat;
 pub mod problem;
 mod relayed;
 pub mod report;
+mod scope;
 mod servers;
+mod target;
 pub mod text;
-pub mod verdict;
+mod verdict;
 
 use std::{
     net::IpAddr,
@@ -116,7 +119,9 @@ pub async fn run(config: &DoctorConfig, progress: &(dyn Fn(&str) + Sync)) -> Doc
     contacts.add(signaling, &mut problems);
     problems.extend(servers.iter().filter_map(|server| server.problem.clone()));
     let (nat, lifetime_of) = nat;
-    let mut report = DoctorReport::new(started, interfaces, nat, servers, contacts);
+    let mut report = DoctorReport::new(started, interfaces, nat, servers);
+    (report.token, report.signaling) = (contacts.token, contacts.signaling);
+    report.clock_skew_s = contacts.clock_skew;
     if let (Some(max), Some((local, server))) = (config.binding_lifetime, lifetime_of) {
         progress("binding lifetime");
         nat::lifetime(&mut report.nat, local, server, max).await;

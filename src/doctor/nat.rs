@@ -3,23 +3,15 @@
 
 use std::{
     collections::BTreeSet,
-    io,
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
-use tokio::{
-    net::UdpSocket,
-    task::{AbortHandle, JoinHandle},
-    time::timeout_at,
-};
-
 use super::{
-    DoctorConfig,
-    interfaces::scope,
-    relayed,
+    DoctorConfig, relayed,
     report::Nat,
-    servers::{ServerTarget, seen_from},
+    scope::{scope, seen_from},
+    target::ServerTarget,
 };
 use crate::stun::{
     discovery::{
@@ -33,23 +25,6 @@ use crate::stun::{
 
 /// Maximum number of servers queried for the mapping.
 const MAX_SERVERS: usize = 8;
-
-/// The local address from which packets to `server` are sent; `None` without a route, or when the
-/// selected interface has no address of this family.
-pub(super) fn local_towards(config: &DoctorConfig, server: SocketAddr) -> Option<IpAddr> {
-    if let Some(name) = &config.interface {
-        let all = if_addrs::get_if_addrs().unwrap_or_default();
-        return all
-            .into_iter()
-            .filter(|found| found.name == *name && !found.is_link_local())
-            .map(|found| found.ip())
-            .find(|ip| ip.is_ipv4() == server.is_ipv4());
-    }
-    let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let socket = std::net::UdpSocket::bind(any).ok()?;
-    socket.connect(server).ok()?;
-    socket.local_addr().ok().map(|local| local.ip())
-}
 
 /// The findings, and the local address and server for measuring the lifetime of a binding.
 pub(super) async fn look(
@@ -202,28 +177,4 @@ pub(super) async fn lifetime(nat: &mut Nat, local: IpAddr, server: SocketAddr, m
         Ok(Lives::Between(alive, gone)) => [seconds(alive), seconds(gone)],
         Ok(Lives::Unknown) | Err(_) => [None, None],
     });
-}
-
-/// Spawns a task with a socket that echoes everything received from `relayed`; until something
-/// arrives, it sends packets there to open NATs.
-pub(super) async fn mirror(local: IpAddr, relayed: SocketAddr) -> io::Result<AbortHandle> {
-    let socket = UdpSocket::bind((local, 0)).await?;
-    let task: JoinHandle<()> = tokio::spawn(async move {
-        let mut buffer = vec![0; 2048];
-        let mut met = false;
-        loop {
-            let next = Instant::now() + Duration::from_millis(100);
-            match timeout_at(next.into(), socket.recv_from(&mut buffer)).await {
-                Ok(Ok((length, from))) if from == relayed => {
-                    met = true;
-                    let _ = socket.send_to(&buffer[..length], from).await;
-                }
-                Ok(Ok(_)) => {}
-                Ok(Err(_)) | Err(_) if met => {}
-                Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
-                Err(_) => drop(socket.send_to(b"open", relayed).await),
-            }
-        }
-    });
-    Ok(task.abort_handle())
 }

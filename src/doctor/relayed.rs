@@ -18,7 +18,7 @@ use tokio::{
     time::{timeout, timeout_at},
 };
 
-use super::{DoctorConfig, servers::ServerTarget};
+use super::{DoctorConfig, target::ServerTarget};
 use crate::{
     nat::Behaviour,
     stun::{

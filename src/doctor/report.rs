@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Serialize, Serializer};
 
-use super::{contact::Contacts, problem::Problem, verdict::Verdict};
+use super::problem::Problem;
 pub(super) use crate::types::millis;
 use crate::{nat::Ports, stun::discovery::Bounds};
 
@@ -43,6 +43,39 @@ pub struct DoctorReport {
     pub problems: Vec<Problem>,
     /// Conclusion from all findings.
     pub verdict: Verdict,
+}
+
+/// Which peers can be reached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// Every peer, directly or over a relay.
+    All,
+    /// Some peers only.
+    Some,
+    /// None: signaling or every server fails.
+    #[default]
+    None,
+}
+
+/// Conclusion from all findings.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Verdict {
+    /// Which peers can be reached.
+    pub class: Class,
+    /// Exit code: 0 if all peers can be reached, 3 if some cannot, 1 if nothing works or a server fails.
+    pub exit: u8,
+    /// The conclusion as a human-readable sentence.
+    pub text: String,
+    /// NAT profiles of peers that can be reached directly.
+    pub direct: Vec<String>,
+    /// NAT profiles of peers that can be reached over a relay.
+    pub relay: Vec<String>,
+    /// NAT profiles of peers that cannot be reached.
+    pub none: Vec<String>,
+    /// Transports over which a relay works: `udp`, `tcp`, `tls`.
+    pub relays: Vec<&'static str>,
 }
 
 /// An address of this machine.
@@ -231,7 +264,6 @@ impl DoctorReport {
         interfaces: Vec<Interface>,
         nat: Nat,
         servers: Vec<Server>,
-        contacts: Contacts,
     ) -> Self {
         let started = jiff::Timestamp::try_from(started).unwrap_or_default();
         Self {
@@ -242,9 +274,9 @@ impl DoctorReport {
             interfaces,
             nat,
             servers,
-            token: contacts.token,
-            signaling: contacts.signaling,
-            clock_skew_s: contacts.clock_skew,
+            token: None,
+            signaling: None,
+            clock_skew_s: None,
             problems: Vec::new(),
             verdict: Verdict::default(),
         }

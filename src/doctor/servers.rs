@@ -12,10 +12,10 @@ use tokio::time::{timeout, timeout_at};
 
 use super::{
     DoctorConfig,
-    interfaces::scope,
-    nat::{local_towards, mirror},
+    mirror::mirror,
     problem::Problem,
     report::{Burst, Rtt, Server, Throughput, millis},
+    target::{ServerTarget, local_towards},
 };
 use crate::{
     peer::gathering::refusal_remedy,
@@ -39,25 +39,6 @@ const MAX_CONCURRENT: usize = 2;
 
 /// Credentials that expire sooner than this are reported, seconds.
 const EXPIRES_SOON_S: i64 = 600;
-
-/// A server to test: a URL and one of its addresses, or the reason why it has none.
-#[derive(Debug, Clone)]
-pub(super) struct ServerTarget {
-    pub(super) uri: Option<ServerUri>,
-    pub(super) login: Option<Login>,
-    pub(super) address: Option<SocketAddr>,
-    /// The local address to use.
-    pub(super) local: Option<IpAddr>,
-    /// All addresses of this family; the NAT is tested with all of them.
-    pub(super) all: Vec<SocketAddr>,
-    row: Server,
-}
-
-impl ServerTarget {
-    fn without_address(row: Server) -> Self {
-        Self { uri: None, login: None, address: None, local: None, all: Vec::new(), row }
-    }
-}
 
 /// Resolves every name once; returns a target for each URL and address family.
 pub(super) async fn resolve(
@@ -398,16 +379,6 @@ fn describe(
     Problem::error(code(row, &what), Some(&row.url), message, remedy)
 }
 
-/// Scope of the farthest of these servers, when none is on the internet.
-pub(super) fn seen_from(servers: &[SocketAddr]) -> Option<&'static str> {
-    let scopes: Vec<_> = servers.iter().map(|server| scope(server.ip())).collect();
-    if scopes.is_empty() || scopes.contains(&"public") {
-        return None;
-    }
-    let here = scopes.iter().all(|scope| *scope == "loopback");
-    Some(if here { "this-machine" } else { "this-network" })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -422,17 +393,5 @@ mod tests {
         assert_eq!(left("1699999940"), Some(-60));
         assert_eq!(left("phone"), None);
         assert_eq!(left("42:phone"), None);
-    }
-
-    #[test]
-    fn local_servers_do_not_see_nats_towards_the_internet() {
-        let of = |all: &[&str]| {
-            let all: Vec<_> = all.iter().map(|one| one.parse().unwrap()).collect();
-            seen_from(&all)
-        };
-        assert_eq!(of(&["127.0.0.1:1", "[::1]:1"]), Some("this-machine"));
-        assert_eq!(of(&["127.0.0.1:1", "192.168.0.1:1"]), Some("this-network"));
-        assert_eq!(of(&["192.168.0.1:1", "203.0.113.1:1"]), None);
-        assert_eq!(of(&[]), None);
     }
 }

@@ -241,7 +241,6 @@ mod tests {
 
     use super::*;
     use crate::doctor::{
-        contact::Contacts,
         problem::Problem,
         report::{Burst, Interface, Rtt, Throughput},
     };
@@ -285,9 +284,7 @@ mod tests {
             scope: "public",
             vpn: true,
         }];
-        let contacts = Contacts::default();
-        let mut report =
-            DoctorReport::new(SystemTime::UNIX_EPOCH, interfaces, nat, servers, contacts);
+        let mut report = DoctorReport::new(SystemTime::UNIX_EPOCH, interfaces, nat, servers);
         report.signaling = Some(Contacted {
             url: Some(long.into()),
             ok: true,

@@ -3,51 +3,16 @@
 //! Which peers can be reached directly follows from [`theory`]: this machine's NAT against every profile of
 //! the matrix. If a behavior is known only within bounds, the stricter one counts.
 
-use serde::Serialize;
-
 use super::{
     DoctorConfig,
     problem::{Problem, Severity},
-    report::{DoctorReport, Nat},
+    report::{Class, DoctorReport, Nat, Verdict},
 };
 use crate::nat::{
     BINDING_TIMEOUT, Behaviour, Layer, Nat as Translating, Path, Ports, Profile,
     profile::{MATRIX, NAMES},
     theory::{self, Relays},
 };
-
-/// Which peers can be reached.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Class {
-    /// Every peer, directly or over a relay.
-    All,
-    /// Some peers only.
-    Some,
-    /// None: signaling or every server fails.
-    #[default]
-    None,
-}
-
-/// Conclusion from all findings.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Verdict {
-    /// Which peers can be reached.
-    pub class: Class,
-    /// Exit code: 0 if all peers can be reached, 3 if some cannot, 1 if nothing works or a server fails.
-    pub exit: u8,
-    /// The conclusion as a human-readable sentence.
-    pub text: String,
-    /// NAT profiles of peers that can be reached directly.
-    pub direct: Vec<String>,
-    /// NAT profiles of peers that can be reached over a relay.
-    pub relay: Vec<String>,
-    /// NAT profiles of peers that cannot be reached.
-    pub none: Vec<String>,
-    /// Transports over which a relay works: `udp`, `tcp`, `tls`.
-    pub relays: Vec<&'static str>,
-}
 
 /// Draws the conclusion, and adds the problems that follow from the findings as a whole.
 pub(super) fn judge(
@@ -189,7 +154,7 @@ fn about_the_nat(nat: &Nat, interfaces: &[super::report::Interface]) -> Vec<Prob
             "allow UDP to the TURN servers, or use TURN over TCP or TLS, preferably on port 443",
         ));
     }
-    let scope = nat.mapped.map(super::interfaces::scope);
+    let scope = nat.mapped.map(super::scope::scope);
     if nat.translated == Some(true) && nat.seen_from.is_none() && scope == Some("private") {
         problems.push(
             Problem::error(

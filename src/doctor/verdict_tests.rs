@@ -6,7 +6,6 @@ use super::*;
 use crate::{
     doctor::{
         conclude,
-        contact::Contacts,
         report::{Contacted, Server},
     },
     stun::discovery::Bounds,
@@ -46,8 +45,7 @@ fn server(transport: &'static str, turn: bool, works: bool) -> Server {
 fn judged(nat: Nat, servers: Vec<Server>, problems: Vec<Problem>) -> DoctorReport {
     let any = !servers.is_empty();
     let config = DoctorConfig::of(Vec::new());
-    let mut report =
-        DoctorReport::new(SystemTime::UNIX_EPOCH, Vec::new(), nat, servers, Contacts::default());
+    let mut report = DoctorReport::new(SystemTime::UNIX_EPOCH, Vec::new(), nat, servers);
     conclude(&mut report, &config, any, problems);
     report
 }
@@ -140,13 +138,8 @@ fn no_response_at_all_is_not_reported_as_blocked_udp() {
 
 #[test]
 fn failing_signaling_takes_precedence() {
-    let mut report = DoctorReport::new(
-        SystemTime::UNIX_EPOCH,
-        Vec::new(),
-        nat_of("none"),
-        all_turn(true),
-        Contacts::default(),
-    );
+    let mut report =
+        DoctorReport::new(SystemTime::UNIX_EPOCH, Vec::new(), nat_of("none"), all_turn(true));
     report.signaling = Some(Contacted::default());
     conclude(&mut report, &DoctorConfig::of(Vec::new()), true, Vec::new());
     assert_eq!((report.verdict.class, report.verdict.exit), (Class::None, 1));

@@ -34,7 +34,7 @@ pub enum NetnsError {
         b: String,
     },
     /// More networks to move to than a lab has addresses for.
-    #[error("a lab supports at most {} networks to move to", super::topology::MAX_OTHER_NETWORKS)]
+    #[error("a lab supports at most {} networks to move to", super::plan::MAX_OTHER_NETWORKS)]
     TooManyNetworks,
     /// A step of building the lab failed.
     #[error("cannot build the kernel lab: {step} in `{namespace}`: {cause}")]

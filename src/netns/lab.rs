@@ -1,5 +1,8 @@
 //! A running lab.
 
+pub mod coturn;
+pub mod server;
+
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
@@ -10,13 +13,15 @@ use std::{
     thread,
 };
 
-use super::{
+use self::{
     coturn::{Coturn, CoturnOptions},
+    server::{LabServer, ServerOptions},
+};
+use super::{
     error::NetnsError,
     holder::{Holder, not_started, require},
     plan::{LabPlan, Location},
     rules::{firewall6, rules},
-    server::{LabServer, ServerOptions},
     topology::{Attachment, GATEWAY, INTERNET, Namespace, Topology, Wire},
 };
 use crate::nat::{Layer, LinkSettings};

@@ -15,22 +15,22 @@
 //! Known limitation: the TCP filter of a NAT, and the filter of an IPv6 firewall, are always
 //! address-and-port-dependent.
 
-pub mod coturn;
 pub mod datagram;
 pub mod error;
 mod holder;
 pub mod lab;
 pub mod plan;
 pub mod rules;
-pub mod server;
 mod signaling;
 pub mod topology;
 pub mod wire;
 
-pub use coturn::{Coturn, CoturnOptions};
 pub use datagram::{Capture, Datagram, Injector};
 pub use error::NetnsError;
-pub use lab::Lab;
+pub use lab::{
+    Lab,
+    coturn::{Coturn, CoturnOptions},
+    server::{LabServer, ServerOptions, Service},
+};
 pub use plan::{LabPlan, Location, NetworkPlan};
-pub use server::{LabServer, ServerOptions, Service};
 pub use topology::{OTHER_SERVER, SERVER};

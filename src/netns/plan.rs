@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use crate::nat::{IpVersions, LinkSettings, Profile};
 
+/// Maximum number of networks that peers can move to.
+pub const MAX_OTHER_NETWORKS: usize = 6;
+
 /// What lies between a peer and the internet.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct NetworkPlan {

@@ -3,9 +3,8 @@
 
 use super::{
     error::NetnsError,
-    lab::{Lab, namespace},
+    lab::{Lab, namespace, server::PORT},
     plan::Location,
-    server::PORT,
 };
 
 /// The rules come first, or the peer would be back before they apply. They let resets pass: the server must

@@ -27,7 +27,7 @@ pub use self::side::Attachment;
 use self::side::{Segment, Side};
 use super::{
     error::NetnsError,
-    plan::LabPlan,
+    plan::{LabPlan, MAX_OTHER_NETWORKS},
     rules::{firewall6, rules},
 };
 use crate::nat::{IpVersions, Layer, LinkSettings};
@@ -65,9 +65,6 @@ const NOWHERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
 
 /// First host number for additional addresses of a peer.
 const FIRST_HOST: u32 = 5;
-
-/// Maximum number of networks that peers can move to.
-pub const MAX_OTHER_NETWORKS: usize = 6;
 
 /// First interface index; lower ones are the kernel's own.
 const FIRST_INTERFACE: usize = 100;

@@ -11,6 +11,8 @@
 
 mod passing;
 mod ports;
+pub mod socket;
+pub mod stream;
 
 use std::{
     collections::HashMap,
@@ -24,14 +26,16 @@ use socket2::SockRef;
 use tokio::runtime::Handle;
 use webrtc::runtime::AsyncUdpSocket;
 
+use self::{
+    socket::GatewaySocket,
+    stream::{Direction, StreamLink},
+};
 use super::{
     NetsimError,
     address::{self, Bind, Held},
     inside::{External, Inside},
     link::LinkQueue,
-    socket::GatewaySocket,
     stack::Stack,
-    stream::{Direction, StreamLink},
     timer::Timer,
     translator::EveryPort,
 };

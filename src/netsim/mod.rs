@@ -20,13 +20,13 @@ pub mod gateway;
 mod inside;
 pub mod link;
 pub mod random;
-pub mod socket;
 pub mod stack;
-pub mod stream;
 mod timer;
 pub mod translator;
 
 pub use error::NetsimError;
-pub use gateway::{Gateway, GatewayConfig, GatewayStats, Traffic};
-pub use socket::GatewaySocket;
-pub use stream::{Direction, StreamLink};
+pub use gateway::{
+    Gateway, GatewayConfig, GatewayStats, Traffic,
+    socket::GatewaySocket,
+    stream::{Direction, StreamLink},
+};

@@ -12,6 +12,7 @@ pub mod cache;
 pub mod open;
 pub mod postgres;
 pub mod postgrest;
+mod redacted;
 pub mod sqlite;
 
 use std::collections::HashSet;

@@ -8,6 +8,7 @@ use super::{
     PairStore, StoreError,
     postgres::{PostgresPairs, Target},
     postgrest::RestPairs,
+    redacted::redacted,
     sqlite::SqlitePairs,
 };
 use crate::types::is_loopback;
@@ -73,17 +74,6 @@ impl Place {
             Self::Rest(url) => Arc::new(RestPairs::new(url, key.unwrap_or_default())?),
         })
     }
-}
-
-/// A URL without its password and its query.
-#[must_use]
-pub fn redacted(url: &Url) -> String {
-    let mut url = url.clone();
-    url.set_query(None);
-    url.set_fragment(None);
-    // It fails for a URL without a password.
-    let _ = url.set_password(None);
-    url.into()
 }
 
 #[cfg(test)]

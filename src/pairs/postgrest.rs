@@ -22,7 +22,7 @@ use self::{
     error::{TAKEN, broken, refused},
     filter::{equal, one_of, quoted},
 };
-use super::{Pair, PairStore, Status, StoreError, is_uuid, open::redacted, require_uuids};
+use super::{Pair, PairStore, Status, StoreError, is_uuid, redacted::redacted, require_uuids};
 use crate::types::{DeviceId, PairId, check_id, is_loopback};
 
 /// Timeout of a request.

@@ -7,7 +7,7 @@ use tokio::net::UdpSocket;
 
 use super::{
     config::{TurnConfig, TurnError},
-    protocol::{ClientTransport, FiveTuple},
+    tuple::{ClientTransport, FiveTuple},
 };
 use crate::stun::message::{Message, attr};
 

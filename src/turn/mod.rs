@@ -6,16 +6,15 @@
 //!
 //! - `nonce`: stateless nonces
 //! - `credentials`, `rest`: the users that may allocate · `filter`: the peers that may be relayed to
-//! - `allocation`, `protocol`, `authenticate`, `requests`, `relaying`, `revoked`: the protocol without
-//!   sockets; the time is passed in
+//! - `allocation`, `tuple`, `revoked`, `protocol` with `protocol::{authenticate, requests, relaying}`: the
+//!   protocol without sockets; the time is passed in
 //! - `behaviour`: the alternate address, for NAT behaviour discovery (RFC 5780)
-//! - `server`, `tcp`: the sockets · `stats`: counters for `/metrics`
+//! - `server`, `server::tcp`: the sockets · `stats`: counters for `/metrics`
 //!
 //! Not implemented: DTLS, relaying TCP (RFC 6062), port reservation and DONT-FRAGMENT (both are rejected
 //! with the code that their section specifies), ICMP, mobility.
 
 mod allocation;
-mod authenticate;
 mod behaviour;
 mod config;
 mod credentials;
@@ -23,13 +22,11 @@ mod filter;
 mod listen;
 mod nonce;
 mod protocol;
-mod relaying;
-mod requests;
 mod rest;
 mod revoked;
 mod server;
 mod stats;
-mod tcp;
+mod tuple;
 
 pub use config::{TlsListener, TurnConfig, TurnError, TurnLimits};
 pub use credentials::{Credentials, long_term_key};

@@ -1,70 +1,34 @@
 //! The server side of STUN and TURN, without I/O: it takes a datagram and the time and returns the action
 //! to perform. This module contains the allocation table and Binding requests; authentication is in
-//! [`super::authenticate`], the other requests are in [`super::requests`], and the data paths are in
-//! [`super::relaying`].
+//! [`authenticate`], the other requests are in [`requests`], and the data paths are in
+//! [`relaying`].
+
+mod authenticate;
+mod relaying;
+mod requests;
 
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
     ops::Range,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::Instant,
 };
 
+use self::requests::Pending;
 use super::{
     allocation::{Allocation, Bandwidth},
     behaviour::{self, Route},
     config::TurnConfig,
     nonce::Nonces,
-    requests::Pending,
     revoked::RevokedPairs,
     stats::Counters,
+    tuple::{FiveTuple, Now},
 };
 use crate::{
     metering::{HashedRate, TokenBucket},
     stun::message::{Builder, Class, Message, attr, method},
 };
-
-/// Transport between client and server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ClientTransport {
-    /// Datagrams over UDP.
-    Udp,
-    /// TCP, with or without TLS.
-    Tcp,
-}
-
-/// Identifies an allocation (RFC 8656 §2.2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct FiveTuple {
-    /// Transport between client and server.
-    pub transport: ClientTransport,
-    /// The client's address.
-    pub client: SocketAddr,
-    /// The server's address.
-    pub server: SocketAddr,
-}
-
-/// The time by both clocks: monotonic for lifetimes, and wall-clock for the expiry of usernames.
-#[derive(Debug, Clone, Copy)]
-pub struct Now {
-    /// Monotonic time.
-    pub instant: Instant,
-    /// Wall-clock time.
-    pub wall: SystemTime,
-}
-
-impl Now {
-    /// The current time.
-    pub fn read() -> Self {
-        Self { instant: Instant::now(), wall: SystemTime::now() }
-    }
-
-    /// Wall-clock time in Unix seconds.
-    pub fn unix(self) -> u64 {
-        self.wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-    }
-}
 
 /// The action that a datagram requires.
 #[derive(Debug)]

@@ -1,5 +1,7 @@
 //! The sockets around [`super::protocol`]: listeners, relay sockets and the clock.
 
+mod tcp;
+
 use std::{
     io,
     net::SocketAddr,
@@ -18,9 +20,9 @@ use super::{
     behaviour,
     config::{TurnConfig, TurnError},
     listen::{Listeners, bind_in_range, bind_listeners, check_relay},
-    protocol::{ClientTransport, FiveTuple, Now, Protocol, TurnAction, canonical},
+    protocol::{Protocol, TurnAction, canonical},
     stats::{Counters, DropReason, TurnStats},
-    tcp,
+    tuple::{ClientTransport, FiveTuple, Now},
 };
 use crate::{pairs::InUse, types::PairId};
 
@@ -166,12 +168,12 @@ impl InUse for RelayedPairs {
 }
 
 /// State shared by all tasks of the server.
-pub(super) struct Shared {
+struct Shared {
     pub config: TurnConfig,
     pub counters: Arc<Counters>,
     /// The one or four UDP sockets with their addresses; their tasks own them.
     sockets: Vec<(SocketAddr, Weak<UdpSocket>)>,
-    pub permits: tcp::ConnectionPermits,
+    pub(super) permits: tcp::ConnectionPermits,
     protocol: Mutex<Protocol<Arc<Relay>>>,
     stopped: watch::Receiver<bool>,
     running: Mutex<Option<mpsc::Sender<()>>>,
@@ -256,7 +258,7 @@ impl Shared {
 }
 
 /// A relay socket and the task that reads it; dropping it closes both.
-pub(super) struct Relay {
+struct Relay {
     socket: Arc<UdpSocket>,
     task: AbortHandle,
 }
@@ -269,7 +271,7 @@ impl Drop for Relay {
 
 /// The return path to a client.
 #[derive(Clone)]
-pub(super) enum Client {
+enum Client {
     /// Through the listening socket.
     Udp(Arc<UdpSocket>, SocketAddr),
     /// Through the connection's writer.
@@ -329,7 +331,7 @@ async fn relay(shared: Arc<Shared>, socket: Arc<UdpSocket>, tuple: FiveTuple, cl
 }
 
 /// Keeps a failing socket from busy-looping.
-pub(super) async fn pause(error: &io::Error) {
+async fn pause(error: &io::Error) {
     tracing::debug!(%error, "TURN socket failed");
     tokio::time::sleep(Duration::from_millis(20)).await;
 }

@@ -13,9 +13,9 @@ use orion_peer::{
     check::{
         JSON_SCHEMA,
         junit::junit,
+        level::Level,
         plan::{CheckConfig, Device, OtherPair, Selection, Timeouts},
         result::{CheckReport, Outcome},
-        rule::Level,
         rules, run, text,
     },
     pairs::Pair,

@@ -9,7 +9,8 @@ use super::{
 use crate::{
     check::{
         finding::{CaseError, Finding, violation},
-        rule::{Need, Rule, Schedule},
+        level::Need,
+        rule::{Rule, Schedule},
         server::{HandshakeAttempt, Party, ServerUnderTest},
         wire::Answer,
     },

@@ -8,8 +8,9 @@ use tokio::{
 use crate::{
     check::{
         finding::{Finding, violation},
+        level::Need,
         plan::TokenIn,
-        rule::{Need, Rule, Schedule},
+        rule::{Rule, Schedule},
         server::{HandshakeAttempt, NONCE, Party, ServerUnderTest},
         wire::{Request, connect, connect_tcp},
     },

@@ -12,7 +12,8 @@ use crate::{
     auth::login::DEV_TOKEN,
     check::{
         finding::{CaseError, Finding, violation},
-        rule::{Need, Rule, Schedule},
+        level::Need,
+        rule::{Rule, Schedule},
         server::{HandshakeAttempt, Party, ServerUnderTest},
         wire::{Answer, is_secure},
     },

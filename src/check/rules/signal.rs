@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use crate::check::{
     finding::{CaseError, Finding, violation},
-    rule::{Need, Rule, Schedule},
+    level::Need,
+    rule::{Rule, Schedule},
     server::{Party, ServerUnderTest},
     socket::Socket,
 };

@@ -11,7 +11,8 @@ use crate::{
     check::{
         finding::{CaseError, Finding, violation},
         forge::Template,
-        rule::{Need, Rule, Schedule},
+        level::Need,
+        rule::{Rule, Schedule},
         server::{HandshakeAttempt, Party, ServerUnderTest},
         socket::Socket,
     },

@@ -7,7 +7,8 @@ use crate::{
     check::{
         finding::{CaseError, Finding, violation},
         forge::{Template, with_bad_signature},
-        rule::{Need, Rule, Schedule},
+        level::Need,
+        rule::{Rule, Schedule},
         server::{Party, ServerUnderTest},
     },
     proto::claims::{LEEWAY_S, MAX_LIFETIME_S},

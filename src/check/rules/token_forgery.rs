@@ -8,7 +8,8 @@ use crate::{
     check::{
         finding::{CaseError, Finding, violation},
         forge::{Template, sign_with_foreign_key, with_bad_signature, with_claims_of},
-        rule::{Need, Rule, Schedule},
+        level::Need,
+        rule::{Rule, Schedule},
         server::{HandshakeAttempt, Party, ServerUnderTest},
     },
     proto::claims::{LEEWAY_S, MAX_LIFETIME_S},

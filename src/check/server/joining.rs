@@ -6,8 +6,8 @@ use super::{GREETS, Party, SILENT, ServerUnderTest, UNKNOWN, no_connection, paus
 use crate::{
     check::{
         finding::{CaseError, Finding, violation},
+        level::Level,
         plan::TokenIn,
-        rule::Level,
         socket::Socket,
         wire::{Answer, Request, Stream, connect},
     },

@@ -1,11 +1,8 @@
 //! What a file or a stream holds, by its first bytes. Names say nothing here: pipes have none, and files
 //! have the wrong ones.
 
-use super::foreign::{self, Foreign};
+use super::foreign::{self, Foreign, LOOK};
 use crate::media::h264::{NalType, nal_type, nal_units, sps_dimensions};
-
-/// Most bytes that are looked at.
-pub(super) const LOOK: usize = 64 << 10;
 
 /// Bytes with which formats that have a signature are recognized.
 const SIGNATURE: usize = 16;

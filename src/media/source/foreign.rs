@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use super::content::LOOK;
+/// Maximum number of bytes examined to recognize content.
+pub(super) const LOOK: usize = 64 << 10;
 
 /// A format that is not read here.
 #[derive(Debug, PartialEq, Eq)]

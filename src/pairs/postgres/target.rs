@@ -51,7 +51,7 @@ impl Target {
         // The cause is omitted: it may quote the password.
         let mut options =
             PgConnectOptions::from_str(plain.as_str()).map_err(|_| StoreError::Open {
-                subject: super::super::open::redacted(url),
+                subject: crate::pairs::redacted::redacted(url),
                 cause:
                     "not a valid URL: expected postgres://user@host:5432/database?sslmode=require"
                         .to_owned(),

@@ -6,12 +6,13 @@ use std::{
     time::Instant,
 };
 
-use super::{
-    allocation::{Allocation, Bandwidth, RelayDirection},
-    protocol::{ClientTransport, FiveTuple, Protocol, TurnAction, Usage},
-    stats::DropReason,
-};
+use super::{Protocol, TurnAction, Usage};
 use crate::stun::message::{Builder, Class, Message, attr, method, padded};
+use crate::turn::{
+    allocation::{Allocation, Bandwidth, RelayDirection},
+    stats::DropReason,
+    tuple::{ClientTransport, FiveTuple},
+};
 
 /// IPv4 header without options and UDP header, in bytes (RFC 791 §3.1, RFC 768).
 const IPV4_UDP: usize = 20 + 8;

@@ -17,10 +17,10 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
-use super::{
+use super::{Client, Shared, pause};
+use crate::turn::{
     config::TurnLimits,
-    protocol::{ClientTransport, FiveTuple},
-    server::{Client, Shared, pause},
+    tuple::{ClientTransport, FiveTuple},
 };
 use crate::{
     metering::{

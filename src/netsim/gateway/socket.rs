@@ -13,11 +13,8 @@ use socket2::SockRef;
 use tokio::{io::Interest, io::ReadBuf};
 use webrtc::runtime::{AsyncUdpSocket, RecvMeta, Transmit};
 
-use super::{
-    Gateway,
-    gateway::Sent,
-    inside::{External, Inside},
-};
+use super::{Gateway, Sent};
+use crate::netsim::inside::{External, Inside};
 
 /// Maximum number of undeliverable datagrams read in one poll, so that other tasks make progress.
 const MAX_DROPPED: usize = 64;

@@ -4,10 +4,10 @@
 
 use std::{sync::atomic::Ordering::Relaxed, time::Instant};
 
-use super::{
-    protocol::{ClientTransport, FiveTuple, Now, Protocol, TurnAction, User},
-    requests::lifetime,
+use super::{Protocol, TurnAction, User, requests::lifetime};
+use crate::turn::{
     stats::RejectReason,
+    tuple::{ClientTransport, FiveTuple, Now},
 };
 use crate::{
     metering::metered,

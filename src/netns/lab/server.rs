@@ -9,22 +9,23 @@ use std::{
 
 use serde_json::json;
 
-use super::{
-    coturn::OTHER_PORT,
-    error::NetnsError,
-    holder::not_started,
-    lab::{Lab, first_line, last_words},
-    topology::{OTHER_SERVER, RELAY, SERVER, SERVER6},
-};
-use crate::auth::{
-    jws::{Key, SigningKeys},
-    login::AUTHENTICATED,
-    secret::Secret,
-    unix_now,
+use super::{Lab, coturn::OTHER_PORT, first_line, last_words};
+use crate::{
+    auth::{
+        jws::{Key, SigningKeys},
+        login::AUTHENTICATED,
+        secret::Secret,
+        unix_now,
+    },
+    netns::{
+        error::NetnsError,
+        holder::not_started,
+        topology::{OTHER_SERVER, RELAY, SERVER, SERVER6},
+    },
 };
 
 /// Port of signaling and the token API.
-pub(super) const PORT: u16 = 8787;
+pub(in crate::netns) const PORT: u16 = 8787;
 
 /// The registered pair: id, phone, mac, user.
 const PAIR: &str = "demo:phone:mac:lab";

@@ -3,12 +3,13 @@
 
 use std::{net::SocketAddr, sync::atomic::Ordering::Relaxed, time::Duration};
 
-use super::{
+use super::{Protocol, TurnAction, Usage, User, canonical};
+use crate::turn::{
     allocation::{
         Allocation, Bandwidth, DEFAULT_LIFETIME, EXPIRY_GRACE, InstallError, MAX_LIFETIME,
     },
-    protocol::{ClientTransport, FiveTuple, Now, Protocol, TurnAction, Usage, User, canonical},
     stats::RejectReason,
+    tuple::{ClientTransport, FiveTuple, Now},
 };
 use crate::{
     metering::TokenBucket,

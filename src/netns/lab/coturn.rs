@@ -9,10 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
+use super::Lab;
+use crate::netns::{
     error::NetnsError,
     holder::not_started,
-    lab::Lab,
     topology::{OTHER_SERVER, SERVER},
 };
 
