@@ -1,6 +1,6 @@
-//! What the command `lab` does with two real peers: run them behind [`matrix`] pairs of networks, or change
-//! the network during a call ([`timeline`]). The networks are [`netsim`](crate::netsim), simulated in this
-//! process, or [`netns`](crate::netns), network namespaces of the kernel.
+//! The command `lab`: runs two real peers behind pairs of networks ([`matrix`]), or changes the network
+//! during a call ([`timeline`]). The networks are simulated in this process ([`netsim`](crate::netsim)) or
+//! are network namespaces of the kernel ([`netns`](crate::netns)).
 
 pub mod matrix;
 pub mod timeline;

@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// Number of shades per colour, fastest to slowest.
+/// Number of shades per color, fastest to slowest.
 const SHADES: f64 = 4.0;
 
 /// Renders the result as an HTML page.
@@ -50,13 +50,13 @@ fn header(result: &LabResult) -> String {
         ("link", links(&result.cells)),
     ];
     let versions = result.versions.iter().map(|(name, version)| (name.as_str(), version.clone()));
-    let mut told = String::new();
+    let mut list = String::new();
     for (name, value) in facts.into_iter().chain(versions).filter(|(_, value)| !value.is_empty()) {
-        let _ = writeln!(told, "<div><dt>{}</dt><dd>{}</dd></div>", esc(name), esc(&value));
+        let _ = writeln!(list, "<div><dt>{}</dt><dd>{}</dd></div>", esc(name), esc(&value));
     }
     format!(
         "<header class=\"verdict {class}\">\n<p class=\"tool\">orion-peer lab</p>\n\
-         <h1>{}</h1>\n<p>{}</p>\n</header>\n<dl class=\"facts\">\n{told}</dl>\n",
+         <h1>{}</h1>\n<p>{}</p>\n</header>\n<dl class=\"facts\">\n{list}</dl>\n",
         esc(verdict(result).split(" (").next().unwrap_or_default()),
         esc("Two peers behind each pair of networks: the expected path and the measured one.")
     )
@@ -334,7 +334,7 @@ fn pairs(result: &LabResult) -> String {
             if cell.agree { badge(true, "yes") } else { badge(false, "no") },
         ]);
     }
-    // With few pairs the table is what the reader wants; with many, the map already shows most of it.
+    // With few pairs the table is shown directly; with many, the map already shows most of it.
     if result.cells.len() <= 20 {
         return section("pairs", "All pairs", &table.render());
     }
@@ -349,7 +349,7 @@ fn pairs(result: &LabResult) -> String {
 /// Maximum number of pairs shown in full detail.
 const MAX_DETAILED: usize = 4;
 
-/// Everything known about a few pairs: their networks, the duration of each stage, and the failure reason.
+/// All details of each pair, if there are only a few: networks, stage durations, and the failure reason.
 fn details(result: &LabResult) -> String {
     if result.cells.len() > MAX_DETAILED {
         return String::new();
@@ -451,7 +451,7 @@ mod tests {
         assert!(!page.contains("class=\"map\"") && page.contains("<code>srflx</code>"), "{page}");
         assert!(page.contains("All measured pairs are as expected."));
         assert!(html(&example::result(Vec::new())).contains("No pairs were measured."));
-        // The page for a single pair shows what a ticket would need.
+        // The page for a single pair shows everything that a bug report needs.
         let page = html(&example::result(vec![example::failed("lte-symmetric", "udp-blocked")]));
         for words in
             ["lte-symmetric (sym; link", "udp-blocked (link", "no pair of &lt;candidates&gt;"]

@@ -64,8 +64,8 @@ impl KernelBackend {
         Ok(())
     }
 
-    /// Connects two peers behind NATs of the first kind. An early packet can leave a conntrack entry that
-    /// changes the mapping, which no probe detects.
+    /// Connects two peers behind NATs of the first checked profile. An early packet can leave a conntrack
+    /// entry that changes the mapping, which no probe detects.
     async fn check_ice(&self) -> Result<(), FailureRecord> {
         let name = CHECKED.0;
         let named = || nat::network(name).map_err(|error| unlike(name, &error.to_string()));
@@ -79,7 +79,7 @@ impl KernelBackend {
         }
     }
 
-    /// Builds a lab and its server for the checks; it is not one of the cells.
+    /// Builds a lab and its server for the checks, not for a cell.
     async fn build(
         &self,
         a: NetworkPlan,
@@ -257,7 +257,7 @@ async fn bench(
     use_servers(&mut responder, servers);
     let mut responder = responder.spawn().map_err(|error| not_run(&error))?;
     let lines = joined(&mut responder).await?;
-    // Its output must be drained, or it blocks.
+    // The responder blocks unless its output is read.
     let reading = tokio::spawn(read_on(lines));
     let mut command = orion_peer(lab, server, Location::A);
     command.args(["bench", "--device", "phone", "--warmup", "0", "--min-success", "0%"]);
@@ -269,7 +269,7 @@ async fn bench(
     command.args(["--timeout", &format!("{}ms", effort.timeout.as_millis())]);
     use_servers(&mut command, servers);
     let output = command.output().await.map_err(|error| not_run(&error));
-    // It has no more output.
+    // The responder has no result of its own.
     let _ = responder.kill().await;
     reading.abort();
     let output = output?;
@@ -311,7 +311,7 @@ async fn joined(responder: &mut Child) -> Result<Lines, FailureRecord> {
     }
     let mut stderr = String::new();
     if let Some(pipe) = &mut responder.stderr {
-        // Whatever can be read of it is enough.
+        // A partial message is sufficient.
         let _ = pipe.read_to_string(&mut stderr).await;
     }
     let message = format!("the responder in the lab ended: {}", stderr.trim());

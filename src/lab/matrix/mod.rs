@@ -1,5 +1,5 @@
-//! The lab's matrix: pairs of networks, the path theory expects for each, and the path that two real peers
-//! behind them get.
+//! The matrix: pairs of networks, the path that theory predicts for each, and the path that two real peers
+//! behind them use.
 //!
 //! - [`scenario`]: pairs of networks as TOML files · [`plan`]: what to measure for a pair
 //! - [`mod@run`]: all pairs over a [`LabBackend`], several concurrently

@@ -1,4 +1,4 @@
-//! What is measured for a pair of networks, and the path that theory expects.
+//! The measurement plan for a pair of networks, and the path that theory predicts.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -102,8 +102,8 @@ pub struct CellPlan {
 /// Networks that cannot be combined.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    /// The two peers name different NATs although they share one.
-    #[error("`{0}` and `{1}` are not the same NAT; with both peers behind one, name it once")]
+    /// The two peers have different NATs although they share one.
+    #[error("`{0}` and `{1}` are not the same NAT; with both peers behind one, give it once")]
     Different(String, String),
     /// The network has no NAT that two peers could share.
     #[error(
@@ -114,7 +114,7 @@ pub enum PlanError {
 }
 
 impl CellPlan {
-    /// Two peers, each in a network of its own.
+    /// Two peers, each in its own network.
     #[must_use]
     pub fn new(a: NamedNetwork, b: NamedNetwork, turn: Transports, seed: u64) -> Self {
         let expected = expected(&a.profile, &b.profile, turn.relays());
@@ -170,7 +170,7 @@ pub fn expected_behind_one(profile: &Profile, relays: Relays) -> Path {
     }
 }
 
-/// A seed per pair, the same wherever the pair is measured.
+/// Derives a seed per pair, which is the same in every run.
 fn cell_seed(seed: u64, a: &str, b: &str) -> u64 {
     let digest = Sha256::digest(format!("{seed}\n{a}\n{b}"));
     let first = digest.iter().take(8).fold(0u64, |value, byte| value << 8 | u64::from(*byte));

@@ -1,4 +1,4 @@
-//! Measures all pairs, several concurrently, over whichever backend provides the NATs. A pair that is not as
+//! Measures all pairs, several concurrently, with the backend that provides the NATs. A pair that is not as
 //! expected is measured once more with nothing else running: on an overloaded machine the checks of a
 //! direct path may arrive after the relay was nominated.
 
@@ -70,8 +70,8 @@ pub struct Job {
     pub seed: u64,
 }
 
-/// Measures all pairs; `stop` ends the run early and keeps the pairs that are done. `report` is called for
-/// each pair when it is done, once; the result lists them in the order of the job.
+/// Measures all pairs. `stop` ends the run early and keeps the completed pairs. `report` is called once for
+/// each completed pair; the result lists pairs in the order of the job.
 pub async fn run(
     job: Job,
     backend: Arc<dyn LabBackend>,
@@ -154,7 +154,7 @@ pub fn no_pairs(seed: u64) -> LabResult {
     }
 }
 
-/// A bug in here must not look like a pair that fails to connect.
+/// Resumes a panic: a bug must not look like a pair that fails to connect.
 fn unpanicked<T>(ended: Result<T, JoinError>) -> Option<T> {
     match ended {
         Ok(value) => Some(value),
@@ -195,7 +195,7 @@ fn cell(plan: &CellPlan, measured: Result<Measurement, FailureRecord>) -> Cell {
     for kind in records.iter().filter(|record| connected(record)).filter_map(kind) {
         *cell.by_type.entry(kind.to_owned()).or_default() += 1;
     }
-    // On a tie the first by name, so that the same run gives the same result.
+    // On a tie, the first by name, so that the result is deterministic.
     let most = cell.by_type.iter().rev().max_by_key(|(_, count)| **count);
     cell.connection_type = most.map(|(kind, _)| kind.clone());
     cell.measured = records.iter().map(path).max().unwrap_or(Path::None);
@@ -237,9 +237,7 @@ fn late(plan: &CellPlan, records: &[ConnectionRecord]) -> Option<FailureRecord> 
         stage: Stage::Video,
         code: "first-picture-late".into(),
         message: format!("first picture: {took}, maximum {}", human::millis(limit)),
-        remedy: "see which set-up stage takes the time, or raise \
-                 max-first-picture"
-            .into(),
+        remedy: "check which set-up stage is slow, or raise max-first-picture".into(),
     })
 }
 
@@ -277,8 +275,11 @@ fn difference(plan: &CellPlan, cell: &Cell) -> Option<FailureRecord> {
             "a direct path exists: was a check lost (--loss), or the relay nominated first? \
              measure again with more --connections",
         ),
-        (Path::None, _) => ("connected", "does the scenario expect less than the servers offer?"),
-        _ => ("not-relayed", "does the NAT behave like its profile? try --kernel, too"),
+        (Path::None, _) => (
+            "connected",
+            "check whether the scenario and the TURN servers match: no path was expected",
+        ),
+        _ => ("not-relayed", "check with --kernel whether the NAT behaves like its profile"),
     };
     Some(FailureRecord {
         stage: Stage::Ice,

@@ -112,7 +112,7 @@ fn job(parallel: usize) -> Job {
 }
 
 #[tokio::test]
-async fn cells_are_in_the_order_of_the_job_however_they_end() {
+async fn cells_are_in_the_order_of_the_job_regardless_of_completion() {
     let backend = theory(Ends::Backwards(81));
     let mut reported = Vec::new();
     let result = run(job(100), backend.clone(), std::future::pending(), &mut |cell| {
@@ -188,7 +188,7 @@ async fn an_unexpected_result_is_measured_again_alone() {
 #[tokio::test]
 async fn a_stop_keeps_completed_cells() {
     let backend = theory(Ends::Only(20));
-    // The last of them is requested once the first 20 are done.
+    // The 40th is requested when the first 20 are done.
     let stop = reaches(&backend.asked, 40);
     let result = run(job(20), backend.clone(), stop, &mut |_| {}).await;
     assert_eq!((result.cells.len(), result.total, result.partial), (20, 81, true));
@@ -268,7 +268,7 @@ fn only_a_lossy_link_may_break_a_keyframe() {
     plan.b.link.loss = 0.02;
     let lossy = cell(&plan, Ok(broken));
     assert!(lossy.agree);
-    assert_eq!(lossy.reason.unwrap().code, "no-keyframe", "it is reported all the same");
+    assert_eq!(lossy.reason.unwrap().code, "no-keyframe", "it is still reported");
 }
 
 #[test]

@@ -15,8 +15,8 @@
 //! nat = "home-router"
 //! ```
 //!
-//! `[same-nat]` in place of `[a]` and `[b]` puts both peers behind that network. A file with a `timeline`
-//! is a [`crate::lab::timeline`].
+//! `[same-nat]` instead of `[a]` and `[b]` puts both peers behind that network. A file with a `timeline` is
+//! a [`crate::lab::timeline`].
 
 use std::{path::Path as FilePath, time::Duration};
 
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn every_sample_is_documented_and_expects_what_theory_does() {
+    fn every_sample_is_documented_and_expects_the_path_of_the_theory() {
         let dir = FilePath::new(env!("CARGO_MANIFEST_DIR")).join("samples/scenarios");
         let mut names = BTreeSet::new();
         for entry in fs::read_dir(dir).unwrap() {

@@ -1,7 +1,7 @@
-//! The result of `orion-peer lab`, schema `orion-peer/lab/1`: what `--json` prints and `--out` writes.
+//! The result of `orion-peer lab` as printed by `--json` and written by `--out`: schema `orion-peer/lab/1`.
 //!
 //! Times are in ms, shares from 0 to 1, rates in bit/s. Values that were not measured are null, never 0.
-//! `schema.json` beside this file is the same as JSON Schema.
+//! `schema.json` next to this file describes the same format as a JSON Schema.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ pub const JSON_SCHEMA: &str = include_str!("schema.json");
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LabResult {
-    /// [`SCHEMA`].
+    /// Always [`SCHEMA`].
     pub schema: String,
     /// One per pair of networks, in the order requested.
     pub cells: Vec<Cell>,
@@ -43,7 +43,7 @@ pub struct LabResult {
     pub started_at: String,
     /// Duration of the run in seconds.
     pub duration_s: f64,
-    /// The run was stopped early; the result holds what was measured until then.
+    /// Whether the run was stopped early; the result contains the values measured until then.
     pub partial: bool,
     /// Software versions by name: `orion-peer`, `webrtc`, `os`.
     pub versions: BTreeMap<String, String>,
@@ -89,9 +89,9 @@ impl BackendName {
 /// One value for each of the two peers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ends<T> {
-    /// Of the offering peer.
+    /// The value of the offering peer.
     pub a: T,
-    /// Of the answering peer.
+    /// The value of the answering peer.
     pub b: T,
 }
 
@@ -132,11 +132,11 @@ pub struct Cell {
     /// Number of measurements; a cell that is not as expected is measured once more, alone.
     #[serde(default)]
     pub attempts: u32,
-    /// Both peers were behind the same NATs.
+    /// Whether both peers were behind the same NATs.
     pub same_nat: bool,
-    /// The profiles, spelt out where `a` and `b` are names of networks.
+    /// The NAT profiles of the networks.
     pub nat: Ends<String>,
-    /// The links.
+    /// The links of the networks.
     pub link: Ends<LinkRecord>,
     /// TURN transports offered.
     pub turn: Vec<String>,
@@ -168,9 +168,9 @@ pub struct KeyframeRecord {
     /// From sending its first packet to the arrival of its last; median.
     #[serde(default)]
     pub network_ms: Option<f64>,
-    /// Number sent.
+    /// Number of keyframes sent.
     pub sent: u64,
-    /// Number received intact, with the sender's SHA-256.
+    /// Number of keyframes received intact, with the sender's SHA-256.
     pub intact: u64,
 }
 

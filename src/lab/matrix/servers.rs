@@ -1,5 +1,5 @@
-//! The servers shared by all cells of a simulated run: signaling on plain loopback, and STUN and TURN at an
-//! address of their own, because NATs with address-dependent behaviour distinguish hosts.
+//! The servers shared by all cells of a simulated run: signaling on plain loopback, and STUN and TURN at a
+//! separate address, because NATs with address-dependent behavior distinguish hosts.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -77,7 +77,7 @@ impl Servers {
             failure("no-turn-server", &error.to_string(), &remedy)
         })?;
         let cannot = |error: &dyn std::fmt::Display| {
-            let remedy = "is the loopback interface up? `ip address show lo`";
+            let remedy = "check that the loopback interface is up: `ip address show lo`";
             failure("no-server", &format!("cannot start the signaling server: {error}"), remedy)
         };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
@@ -133,7 +133,7 @@ impl Servers {
     }
 }
 
-/// A certificate for [`TURN_ADDRESS`] from a CA of its own, and trust in that CA.
+/// Creates a certificate for [`TURN_ADDRESS`] from a new CA, and trust in that CA.
 fn certificate() -> Result<(Trust, Arc<rustls::ServerConfig>), Box<dyn std::error::Error>> {
     let mut parameters = rcgen::CertificateParams::new(Vec::new())?;
     parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);

@@ -24,8 +24,8 @@ pub(super) struct Grid<'r> {
 }
 
 impl<'r> Grid<'r> {
-    /// A grid, if there are enough pairs: at least two networks with two pairs each, no pair twice, and
-    /// half of the fields filled.
+    /// Returns a grid if the pairs form one: at least two rows and two columns, no pair twice, and half of
+    /// the fields filled.
     pub(super) fn of(result: &'r LabResult) -> Option<Self> {
         let cells = &result.cells[..];
         let (mut rows, mut columns): (Vec<&str>, Vec<&str>) = (Vec::new(), Vec::new());
@@ -55,7 +55,7 @@ impl<'r> Grid<'r> {
     }
 }
 
-/// One letter: `D`, `R` or `–`.
+/// The letter for a path: `D`, `R` or `–`.
 pub(super) fn letter(path: Path) -> &'static str {
     match path {
         Path::Direct => "D",
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stopped_run_says_so() {
+    fn a_stopped_run_is_marked() {
         let mut result = example::result(vec![example::cell("port", "port")]);
         (result.total, result.partial) = (81, true);
         assert!(verdict(&result).starts_with("1 of 81 pairs are as expected, stopped after 1"));

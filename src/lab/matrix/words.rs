@@ -12,7 +12,7 @@ use crate::{
     types::printable,
 };
 
-/// What will be measured, and what theory predicts.
+/// Describes the networks, and the path that theory predicts.
 #[must_use]
 pub fn before(plan: &CellPlan) -> String {
     let mut text = String::new();
@@ -33,7 +33,7 @@ pub fn before(plan: &CellPlan) -> String {
 pub(super) const PINGS_EXPIRE: &str = "a lost ping is not retransmitted after 100 ms (maxPacketLifeTime of the wire \
                                        contract)";
 
-/// The result of the measurement.
+/// Describes the result of the measurement.
 #[must_use]
 pub fn after(cell: &Cell) -> String {
     if cell.measured == Path::None {
@@ -124,7 +124,7 @@ pub fn describe(network: &NamedNetwork) -> String {
     text
 }
 
-/// What a profile does, in the terms of RFC 4787, from the peer outwards.
+/// Describes a profile in the terms of RFC 4787, from the peer outwards.
 #[must_use]
 pub fn behaviour(profile: &Profile) -> String {
     let layers: Vec<String> = profile.layers.iter().map(layer).collect();

@@ -20,7 +20,7 @@ const MIN_MTU6: u16 = 1280;
 const ETHERNET_MTU: u16 = 1500;
 
 impl Timeline {
-    /// Checks it and describes the first problem; `needed` is when its last event must have recovered.
+    /// Checks the timeline and describes the first problem. The last event must have recovered by `needed`.
     pub(super) fn check(&self, needed: Duration) -> Result<(), String> {
         let seconds = |time: Duration| format!("{}s", time.as_secs_f64());
         if self.events.is_empty() {

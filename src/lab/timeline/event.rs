@@ -1,5 +1,5 @@
-//! One line of a timeline: when, what happens, for how long, and within what time keyframes have to flow
-//! again.
+//! One line of a timeline: the time, the event, its duration, and the time within which keyframes have to
+//! flow again.
 //!
 //! ```text
 //! at 10s: kill signaling for 3s
@@ -18,7 +18,7 @@ use crate::{
 /// A scheduled event.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TimelineEvent {
-    /// When it happens, from the first keyframes on.
+    /// When it happens, relative to the start of the timeline.
     pub at: Duration,
     /// What happens.
     pub action: EventAction,
@@ -41,7 +41,7 @@ pub enum EventAction {
     Start(EventTarget),
     /// Asks a process to end and starts it again.
     Restart(EventTarget),
-    /// Signs the same device in a second time; the newer socket takes over.
+    /// Joins with the same device a second time; the newer socket replaces the older one.
     Takeover(Location),
     /// Suspends a peer's process, like a sleeping laptop.
     Sleep(Location),
@@ -51,7 +51,7 @@ pub enum EventAction {
     Move(Location, Option<Box<NetworkPlan>>),
     /// Gives a peer another address in its network.
     Address(Location),
-    /// Takes a peer's network away.
+    /// Disconnects a peer from its network.
     Unplug(Location),
     /// Resets a peer's TCP connection to the signaling server and refuses new ones until the event is over;
     /// media and TURN are not affected.

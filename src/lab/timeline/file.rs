@@ -36,7 +36,7 @@ use crate::{
     units::{self, PictureSize},
 };
 
-/// Default time between keyframes; it is the resolution at which an outage is known.
+/// Default time between keyframes, which limits the resolution of outages.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Default recovery time of an event.
@@ -77,7 +77,7 @@ pub struct Timeline {
     pub duration: Duration,
     /// Random seed.
     pub seed: u64,
-    /// Lifetimes of what the server issues.
+    /// Lifetimes of the tokens and credentials that the server issues.
     pub server: ServerOptions,
 }
 
@@ -229,7 +229,7 @@ impl Timeline {
             (true, _) => Ok(false),
             (false, true) => Ok(true),
             (false, false) => Err(format!(
-                "the networks of {} have no IP version in common, but the server is given to it by a single \
+                "the networks of {} have no IP version in common, but it reaches the server at a single \
                  address",
                 if location == Location::A { "a" } else { "b" }
             )),
@@ -261,7 +261,7 @@ mod tests {
         assert_eq!(
             read.duration,
             Duration::from_secs(4 + 9 + 2),
-            "until the last one must have recovered"
+            "until the last event must have recovered, and 2 s more"
         );
         assert_eq!(read.other_networks(Location::A), []);
         assert_eq!(read.other_networks(Location::B).len(), 1);

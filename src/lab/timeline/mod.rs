@@ -1,6 +1,6 @@
-//! Timelines: two peers with keyframes flowing between them, events that disturb the peers and the network,
-//! and how long the keyframes stopped. Everything is real: `send`, `recv` and `serve` run as processes of
-//! this program in a [`crate::netns::Lab`].
+//! Timelines: keyframes flow between two peers while events disturb the peers and the network, and the
+//! outages are measured. Everything is real: `send`, `recv` and `serve` run as processes of this program in
+//! a [`crate::netns::Lab`].
 //!
 //! - [`event`]: one line, `at 20s: nat a -> sym` · [`mod@file`]: a TOML scenario with such lines, validated
 //!   by `check`

@@ -14,7 +14,7 @@ pub struct KeyframeLog {
     sent_via: Vec<(Duration, String)>,
     /// Arrivals, in order.
     received: Vec<Arrival>,
-    /// SHA-256 of those received.
+    /// SHA-256 of the received keyframes.
     known: HashSet<String>,
 }
 
@@ -45,8 +45,8 @@ impl KeyframeLog {
         (span.count() as u64, lost.count() as u64)
     }
 
-    /// The longest interval between two keyframes that overlaps the span: when the next one was due, and
-    /// when it arrived, if ever.
+    /// The longest gap between two keyframes that overlaps the span: when the next keyframe was due, and
+    /// when it arrived, if it did.
     fn gap(
         &self,
         from: Duration,
@@ -69,8 +69,8 @@ impl KeyframeLog {
     }
 }
 
-/// One row per event. `interval` is the time between keyframes, `within` the default recovery time, `end`
-/// the end of the run.
+/// Returns one row per event. `interval` is the time between keyframes, `within` the default recovery time,
+/// and `end` the end of the run.
 #[must_use]
 pub fn outages(
     events: &[TimelineEvent],
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn recovery_begins_when_the_event_is_over() {
+    fn recovery_starts_when_the_event_is_over() {
         let times = [every(0, 2000), every(6000, 9000)].concat();
         let [row] = &rows(&["at 2s: cut for 3s"], &times, &[2500, 3000], 9000)[..] else {
             panic!()

@@ -49,8 +49,8 @@ pub struct PlaybackOptions {
     pub logs: Option<PathBuf>,
 }
 
-/// Plays it; `stop` ends it early, `report` is called with the time and a description of each step.
-/// Failures are part of the result, too.
+/// Plays a timeline. `stop` ends it early; `report` is called with the time and a description of each step.
+/// Failures are part of the result.
 pub async fn run(
     timeline: &Timeline,
     options: PlaybackOptions,
@@ -113,7 +113,7 @@ impl<'t> Player<'t> {
                     let Some((at, step)) = steps.pop_front() else { break };
                     let (Step::Begin(index) | Step::End(index)) = step;
                     let event = &self.timeline.events[index];
-                    // It starts programs and waits for them.
+                    // Events start programs and wait for them.
                     tokio::task::block_in_place(|| match step {
                         Step::Begin(_) => testbed.begin(index, event),
                         Step::End(_) => testbed.end(index, event),
@@ -293,7 +293,7 @@ fn disagreement(rows: &[Outage], lost: u64, most_lost: u64) -> Option<FailureRec
     if lost > most_lost { failure(Stage::Video, "lost-keyframes", message) } else { None }
 }
 
-/// Begins and ends in order of time; ends first when simultaneous.
+/// All starts and ends of events in order of time; at the same time, ends precede starts.
 fn steps(timeline: &Timeline) -> VecDeque<(Duration, Step)> {
     let mut steps = Vec::new();
     for (index, event) in timeline.events.iter().enumerate() {

@@ -13,7 +13,7 @@ use crate::report::schema::FailureRecord;
 pub struct TimelineResult {
     /// Name of the scenario.
     pub name: String,
-    /// Its one-sentence description.
+    /// One-sentence description of the scenario.
     pub description: String,
     /// Network of the phone, `send`.
     pub a: String,
@@ -32,9 +32,9 @@ pub struct TimelineResult {
     pub outages: Vec<Outage>,
     /// Number of keyframes sent.
     pub sent: u64,
-    /// Number of those received intact.
+    /// Number of these that were received intact.
     pub came: u64,
-    /// Number of those lost.
+    /// Number of these that were lost.
     pub lost: u64,
     /// Maximum number that may be lost.
     pub most_lost: u64,
@@ -54,21 +54,21 @@ pub struct Outage {
     pub event: String,
     /// When it was over; equal to `atS` for an instantaneous event.
     pub until_s: f64,
-    /// How long a due keyframe was missing: the longest time between two, minus the interval.
+    /// How long keyframes were overdue: the maximum time between two keyframes, minus the interval.
     pub outage_s: f64,
     /// The part of the outage after the event was over.
     pub recovery_s: f64,
     /// Maximum recovery time.
     pub within_s: f64,
-    /// Keyframes resumed.
+    /// Whether keyframes resumed.
     pub back: bool,
     /// Number of keyframes sent until the next event.
     pub sent: u64,
-    /// Number of those lost.
+    /// Number of these that were lost.
     pub lost: u64,
     /// Connection type at the end of this span: `host`, `srflx`, `relay`, `relay/udp`, …
     pub via: Option<String>,
-    /// Keyframes resumed within the maximum.
+    /// Whether keyframes resumed within the maximum recovery time.
     pub agree: bool,
 }
 

@@ -19,7 +19,7 @@ const HEAD: [(&str, Align); 7] = [
     ("via", Align::Left),
 ];
 
-/// A heading, one row per event, and the number of lost keyframes.
+/// Renders a heading, one row per event, and the number of lost keyframes.
 #[must_use]
 pub fn table(result: &TimelineResult) -> String {
     let TimelineResult { name, a, b, interval_s, .. } = result;

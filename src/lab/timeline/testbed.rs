@@ -1,4 +1,4 @@
-//! Where a timeline is played: a lab with the server and both peers, and the effect of events on them.
+//! The lab in which a timeline is played: the server, both peers, and the effect of events on them.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -27,7 +27,7 @@ use crate::{
     units::PictureSize,
 };
 
-/// Lines of a peer's log that are kept to explain why it ended.
+/// Number of log lines of a peer that are kept to explain why it ended.
 const LAST_LINES: usize = 3;
 
 /// The command a peer runs: A is the phone, B the Mac.
@@ -52,7 +52,7 @@ pub(super) enum PeerEvent {
     Ended { number: u32, last_lines: String },
 }
 
-/// The relevant lines of `--json`.
+/// The relevant lines of the `--json` output.
 #[derive(Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 enum Line {
@@ -89,7 +89,7 @@ pub(super) struct Testbed {
     reports: mpsc::UnboundedSender<PeerReport>,
     /// Each peer's networks in their current state: home, and those it moves to.
     networks: [Vec<NetworkPlan>; 2],
-    /// Index of the current network of each peer, and how many of the others were used.
+    /// Index of the current network of each peer, and how many of its other networks were used so far.
     at: [usize; 2],
     used: [usize; 2],
     changes: [LinkChanges; 2],
@@ -188,8 +188,8 @@ impl Testbed {
             let stdout_done = each_line(stdout, |line| {
                 if let Ok(Line::Keyframe { sha256, via, file }) = serde_json::from_str(&line) {
                     report(PeerEvent::Keyframe { sha256, via });
-                    // Keyframes are kept in memory, and a timeline may be a day long. One that cannot be
-                    // removed disappears with the lab.
+                    // Files of the lab are in memory, and a timeline may be a day long. A file that cannot
+                    // be removed disappears with the lab.
                     let _ = file.map(|file| std::fs::remove_file(frames.join(file)));
                 }
             });
@@ -205,7 +205,7 @@ impl Testbed {
                 }
             });
             tokio::join!(stdout_done, stderr_done);
-            // Its log lines say how it ended.
+            // The exit status is not needed: the last log lines show how it ended.
             let _ = child.wait().await;
             let last_lines =
                 std::mem::take(&mut *last_lines.lock().unwrap_or_else(PoisonError::into_inner));
@@ -226,8 +226,7 @@ impl Testbed {
         })
     }
 
-    /// Asks a peer to exit, as Ctrl-C does, and expects it to. A peer that is not running has exited
-    /// already.
+    /// Asks a peer to exit, as Ctrl-C does. Returns whether it was running.
     pub(super) fn stop(&mut self, location: Location) -> bool {
         self.signal(location, Signal::INT);
         self.peers[location.peer()].take().is_some()
@@ -252,7 +251,7 @@ impl Testbed {
             EventAction::Stop(EventTarget::Peer(location)) => {
                 self.stop(*location);
             }
-            // The older process then exits on its own; it is no longer the current one.
+            // After a takeover the older process exits on its own; it is no longer the current one.
             EventAction::Start(EventTarget::Peer(location)) | EventAction::Takeover(location) => {
                 self.start(*location)?;
             }
@@ -358,7 +357,7 @@ impl Testbed {
         let Some(process) = self.peers[location.peer()] else { return };
         #[cfg(unix)]
         if let Some(id) = rustix::process::Pid::from_raw(process.id.cast_signed()) {
-            // It has ended already, which is reported, too.
+            // An error means that the process has already ended, which is reported separately.
             let _ = rustix::process::kill_process(id, signal);
         }
         #[cfg(not(unix))]
