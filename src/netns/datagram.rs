@@ -76,7 +76,7 @@ impl Datagram {
         Ok([&mac[..], &[2, 0, 0, 0, 0xff, 1], &[8, 0], &ip[..], &udp[..]].concat())
     }
 
-    /// Decodes an Ethernet frame; `None` if it is anything else, or a fragment.
+    /// Decodes an Ethernet frame; `None` if it is not a complete UDP datagram over IPv4.
     #[must_use]
     pub fn from_frame(frame: &[u8]) -> Option<Self> {
         let ip = frame.get(ETHERNET..).filter(|_| frame[12..ETHERNET] == [8, 0])?;
@@ -97,7 +97,7 @@ impl Datagram {
     }
 }
 
-/// Internet checksum (RFC 1071); each part but the last has an even length.
+/// Internet checksum (RFC 1071); each part except the last must have an even length.
 fn checksum(parts: &[&[u8]]) -> u16 {
     let words = parts.iter().flat_map(|part| part.chunks(2));
     let sum = words.fold(0u32, |sum, word| {
@@ -132,7 +132,7 @@ impl FromStr for Datagram {
     }
 }
 
-/// Injects datagrams on the link of a peer. It ends when it is dropped, and with the lab.
+/// Injects datagrams on the link of a peer until it is dropped or the lab ends.
 #[derive(Debug)]
 pub struct Injector {
     process: Child,
@@ -219,7 +219,7 @@ impl Lab {
         }
     }
 
-    /// Starts one of the two on the machine next to a peer, and waits until it is ready.
+    /// Starts the injector or the capture on the machine next to a peer, and waits until it is ready.
     fn next_to(
         &self,
         location: Location,
@@ -285,7 +285,7 @@ mod tests {
 
     #[test]
     fn the_checksum_matches_the_rfc_example() {
-        // RFC 1071 §3: the sum of these is ddf2.
+        // RFC 1071 §3: the sum of these words is ddf2.
         assert_eq!(checksum(&[&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]]), !0xddf2);
     }
 

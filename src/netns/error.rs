@@ -19,7 +19,7 @@ pub enum NetnsError {
     NotAllowed {
         /// Error output of `unshare`.
         cause: String,
-        /// Settings known to forbid it, as the `name=value` that would permit it.
+        /// Settings that forbid it, as `name=value` with the value that would permit it.
         settings: Vec<String>,
     },
     /// A NAT that netfilter cannot implement.
@@ -106,7 +106,7 @@ impl NetnsError {
             Self::Build { step, .. } => {
                 format!("check that this kernel supports {}{simulated}", needs(step))
             }
-            Self::Start { .. } => "run the program on its own to see why".to_owned(),
+            Self::Start { .. } => "run the program outside the lab to see its error".to_owned(),
             Self::Wire { .. } => {
                 "check that this kernel supports packet sockets (af_packet)".to_owned()
             }

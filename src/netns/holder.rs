@@ -1,11 +1,11 @@
 //! The processes that hold the namespaces of a lab and end everything that runs in them. No namespace has a
-//! name outside the lab, so they disappear with the last of these processes.
+//! name outside the lab, so the namespaces disappear with the last of these processes.
 //!
-//! Three processes watch each other in a ring, so that if any one of them is killed, or even two
-//! simultaneously, another kills everything in the lab's namespaces: `unshare` becomes a shell (the holder)
-//! that waits for a second one (the guard), the guard waits for end-of-file on its standard input, which
-//! occurs when this process ends, and a thread of this process waits for the holder. Only if all three are
-//! killed within a moment do the programs inside keep running.
+//! Three processes watch each other in a ring, so that if one or two of them are killed, another kills
+//! everything in the lab's namespaces: `unshare` becomes a shell (the holder) that waits for a second shell
+//! (the guard); the guard waits for end-of-file on its standard input, which occurs when this process ends;
+//! and a thread of this process waits for the holder. Programs inside keep running only if all three are
+//! killed at nearly the same time.
 
 mod watch;
 
@@ -30,8 +30,8 @@ const ORDERLY: &str = "orderly";
 /// Number of consecutive scans that must find nothing after a disorderly end.
 const PATIENCE: &str = "10";
 
-/// Kills what runs inside until `$1` consecutive scans find nothing: during a scan a program may start
-/// another one, or be about to enter.
+/// Kills everything that runs inside until `$1` consecutive scans find nothing: during a scan a program may
+/// start another one, or be about to enter.
 const REAP: &str = r#"
 reap() {
     looks=$1
@@ -50,8 +50,8 @@ reap() {
 }
 "#;
 
-/// The guard is the part in parentheses, the holder is the rest. Without `-n` (`--no-mtab`) `mount` would
-/// first create a directory of its own in the host's `/run`.
+/// The guard is the part in parentheses, and the holder is the rest. Without `-n` (`--no-mtab`), `mount`
+/// would first create a directory in the host's `/run`.
 const HOLD: &str = r#"
 trap '' HUP INT QUIT
 mount -n -t tmpfs -o mode=0700 tmpfs /run && mkdir /run/netns && echo ready || exit 1
@@ -65,8 +65,8 @@ exec >/dev/null 2>&1
 ) || reap $patience
 "#;
 
-/// Settings that keep users from creating namespaces: file below /proc/sys, name, the forbidding value, and
-/// the permitting one.
+/// Settings that prevent users from creating namespaces: file below /proc/sys, name, the value that forbids
+/// it, and a value that permits it.
 const SETTINGS: [(&str, &str, &str, u64); 4] = [
     ("kernel/unprivileged_userns_clone", "kernel.unprivileged_userns_clone", "0", 1),
     (
@@ -89,7 +89,7 @@ pub(super) struct Holder {
 }
 
 impl Holder {
-    /// Starts it: as root without a user namespace, unless one is requested or needed.
+    /// Starts the holder: as root without a user namespace, unless one is requested or needed.
     pub(super) fn start(user_namespace: bool) -> Result<Self, NetnsError> {
         if !is_root() || user_namespace {
             return Self::start_with(true);
@@ -120,7 +120,7 @@ impl Holder {
         let stdin = Arc::new(Mutex::new(process.stdin.take()));
         let mut line = String::new();
         if let Some(stdout) = process.stdout.take() {
-            // An error leaves the line empty: it is not ready then.
+            // An error leaves the line empty, which means that the holder is not ready.
             let _ = BufReader::new(stdout).read_line(&mut line);
         }
         let mut holder = Self { process, stdin, watch: None, user_namespace };
@@ -136,9 +136,9 @@ impl Holder {
         Err(NetnsError::NotAllowed { cause: cause.trim().to_owned(), settings: forbidding() })
     }
 
-    /// A file that exists for as long as the lab does; programs inside find it by the same path. Not for
-    /// programs that resolve symbolic links themselves, as `SQLite` does: they would take it for a file of
-    /// the host. These need [`Self::own_command`] and [`Self::own_file`].
+    /// A file that exists as long as the lab; programs inside find it at the same path. Programs that
+    /// resolve symbolic links themselves, such as `SQLite`, would use a file of the host instead: they need
+    /// [`Self::own_command`] and [`Self::own_file`].
     pub(super) fn file(&self, name: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{FILES}/{name}", self.process.id()))
     }
@@ -148,8 +148,8 @@ impl Holder {
         PathBuf::from(format!("{FILES}/{name}"))
     }
 
-    /// A program in the namespace with that name. It replaces `nsenter`, so signals and the exit code are
-    /// its own.
+    /// A program in the namespace with that name. It replaces the process of `nsenter`, so it gets signals
+    /// directly, and the exit code is its own.
     pub(super) fn command(&self, namespace: &str, program: &str) -> Command {
         let mut command = self.enter();
         let file = self.file(&format!("netns/{namespace}"));
@@ -157,7 +157,7 @@ impl Holder {
         command
     }
 
-    /// A program of the lab itself in the namespace with that name: it sees the lab's own files in place of
+    /// A program of the lab itself in the namespace with that name: it sees the lab's own files instead of
     /// the host's [`FILES`].
     pub(super) fn own_command(&self, namespace: &str, program: &str) -> Command {
         let mut command = self.enter();
@@ -188,7 +188,7 @@ impl Holder {
         command
     }
 
-    /// Runs a tool of the lab itself with `input`; it sees the names of the namespaces.
+    /// Runs a tool of the lab itself with `input`; the tool sees the names of the namespaces.
     pub(super) fn run(
         &self,
         step: &'static str,
@@ -215,7 +215,7 @@ impl Holder {
         Err(failed(if stderr.is_empty() { output.status.to_string() } else { stderr }))
     }
 
-    /// Ends everything inside, and waits until it is gone.
+    /// Ends all processes inside, and waits until they have exited.
     pub(super) fn stop(&mut self) {
         close(&self.stdin);
         if let Some(watch) = self.watch.take() {
@@ -233,7 +233,7 @@ impl Drop for Holder {
     }
 }
 
-/// Lets the guard end; if this fails, the guard has exited already.
+/// Ends the guard; if this fails, the guard has already exited.
 fn close(stdin: &Mutex<Option<ChildStdin>>) {
     if let Some(mut stdin) = stdin.lock().unwrap_or_else(PoisonError::into_inner).take() {
         let _ = writeln!(stdin, "{ORDERLY}");
@@ -266,7 +266,7 @@ fn feed(mut command: Command, input: &str) -> std::io::Result<Output> {
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
-        // It may exit before it has read everything; its exit code says why.
+        // The program may exit before it has read everything; its exit code shows the reason.
         let _ = stdin.write_all(input.as_bytes());
     }
     child.wait_with_output()

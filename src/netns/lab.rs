@@ -104,8 +104,8 @@ impl Lab {
         self.holder.command(namespace(location), program)
     }
 
-    /// Like [`Self::command`], as the user who started the lab and who is otherwise root inside: for
-    /// programs that refuse to run as root, such as browsers.
+    /// Like [`Self::command`], but as the user who started the lab instead of root inside, for programs that
+    /// refuse to run as root, such as browsers.
     #[must_use]
     pub fn command_as_user(&self, location: Location, program: &str) -> Command {
         self.holder.command_as_user(namespace(location), program)
@@ -123,8 +123,8 @@ impl Lab {
         self.holder.command(&self.router(location, layer), program)
     }
 
-    /// A file in memory that disappears with the lab; programs inside find it by this path, too. `SQLite`
-    /// and others that resolve symbolic links themselves take it for a file of the host.
+    /// A file in memory that disappears with the lab; programs inside find it at the same path. `SQLite` and
+    /// other programs that resolve symbolic links themselves would use a file of the host instead.
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
         self.holder.file(name)
@@ -204,8 +204,7 @@ impl Lab {
         self.ip(namespace(location), &text)
     }
 
-    /// Replaces the outermost machine in front of a peer by a new one with another internet address and no
-    /// state.
+    /// Replaces the machine next to a peer with a new one that has another internet address and no state.
     ///
     /// # Errors
     /// Netfilter cannot implement the NAT, or it could not be configured.
@@ -278,7 +277,7 @@ impl Lab {
         self.own(namespace(location))
     }
 
-    /// Ends everything in it, and waits until it is gone. Dropping it does the same.
+    /// Ends all processes in the lab, and waits until they have exited. Dropping it does the same.
     pub fn stop(self) {
         drop(self);
     }
@@ -321,7 +320,7 @@ impl Drop for Lab {
     fn drop(&mut self) {
         self.holder.stop();
         for (_, wire) in &mut self.wires {
-            // Usually it has exited already.
+            // Usually the process has already exited.
             let _ = wire.kill();
             let _ = wire.wait();
         }
@@ -355,7 +354,7 @@ pub(super) fn namespace(location: Location) -> &'static str {
     }
 }
 
-/// Concurrently: each takes three programs.
+/// Configures all namespaces concurrently, because each needs three programs.
 fn configure(holder: &Holder, namespaces: &[Namespace]) -> Result<(), NetnsError> {
     thread::scope(|scope| {
         let all: Vec<_> = namespaces
@@ -387,14 +386,14 @@ fn configure_one(holder: &Holder, namespace: &Namespace) -> Result<(), NetnsErro
     holder.run("ip", name, &["ip", "-n", name, "-batch", "-"], &namespace.ip)
 }
 
-/// Reads the first line of a child's standard output, and nothing beyond: another reader follows.
+/// Reads only the first line of a child's standard output, because another reader reads the rest.
 pub(super) fn first_line(child: &mut Child) -> Option<String> {
     let mut line = String::new();
     BufReader::with_capacity(1, child.stdout.as_mut()?).read_line(&mut line).ok()?;
     Some(line.trim().to_owned())
 }
 
-/// Ends a child that did not do what it should, and returns its last output.
+/// Ends a child that failed, and returns its last output.
 pub(super) fn last_words(mut child: Child) -> String {
     let _ = child.kill();
     match child.wait_with_output() {

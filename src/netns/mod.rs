@@ -4,13 +4,13 @@
 //! - [`plan`]: the configuration of a lab · [`lab`]: a running lab
 //! - [`rules`]: a layer as an nftables ruleset · [`topology`]: the namespaces and their addresses
 //! - `holder`: the process that holds the namespaces and ends everything that runs in them
-//! - `signaling`: takes away one peer's connection to the server
+//! - `signaling`: blocks one peer's connection to the signaling server
 //! - [`datagram`]: an attacker on the path
 //! - [`wire`]: loss, delay, jitter and rate between two interfaces · [`server`]: our server · [`coturn`]
 //!
-//! Nothing outlives the program: no namespace has a name outside, no file lies outside, and when any of the
-//! processes that hold a lab ends, for whatever reason, the others kill what runs inside and exit, too.
-//! Programs that have left the lab's namespaces for their own are not found.
+//! Nothing outlives the program: no namespace has a name outside, no file is outside, and when any of the
+//! processes that hold a lab ends for any reason, the others kill everything inside and exit, too. Programs
+//! that have moved to their own namespaces are not found.
 //!
 //! Known limitation: the TCP filter of a NAT, and the filter of an IPv6 firewall, are always
 //! address-and-port-dependent.

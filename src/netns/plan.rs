@@ -7,14 +7,14 @@ use crate::nat::{IpVersions, LinkSettings, Profile};
 /// Maximum number of networks that peers can move to.
 pub const MAX_OTHER_NETWORKS: usize = 6;
 
-/// What lies between a peer and the internet.
+/// The network between a peer and the internet.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct NetworkPlan {
     /// NATs and firewalls.
     pub profile: Profile,
-    /// The peer's own link, between it and the first of them.
+    /// The peer's own link, between the peer and the first NAT or firewall.
     pub link: LinkSettings,
-    /// Its IP versions. IPv6 is never translated: a NAT acts as a firewall for IPv6 (RFC 6092).
+    /// IP versions. IPv6 is never translated: a NAT acts as a firewall for IPv6 (RFC 6092).
     pub ip: IpVersions,
     /// MTU of the outermost hop in bytes; larger packets are silently dropped, as in a tunnel whose ICMP
     /// messages are lost.
@@ -33,11 +33,11 @@ pub struct LabPlan {
     pub shared: bool,
     /// Other networks that A and B can move to while the lab runs; at most six in total.
     pub other_networks: [Vec<NetworkPlan>; 2],
-    /// Links can be changed while the lab runs, including links that are initially clear.
+    /// Whether links can be changed while the lab runs, including links that are initially clear.
     pub changing: bool,
     /// Random seed of the links.
     pub seed: u64,
-    /// Creates a user namespace even where it is not needed, as root.
+    /// Whether to create a user namespace even as root, where it is not needed.
     pub user_namespace: bool,
     /// The `orion-peer` executable to run inside; this program if `None`.
     pub orion_peer: Option<PathBuf>,

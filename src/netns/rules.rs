@@ -1,20 +1,21 @@
 //! A layer of a profile as an nftables ruleset. Text only; nothing is executed here.
 //!
 //! The kernel's connection tracking is an address-and-port-dependent filter, and preserves the port of a
-//! socket towards every remote endpoint (RFC 4787 §4.1: endpoint-independent). Anything more permissive is
-//! learnt from outgoing packets: the map `back` holds the socket behind an external port, the set `sent`
-//! the remote endpoints it has sent to. Incoming packets that match are translated in `prerouting`.
+//! socket towards every remote endpoint (RFC 4787 §4.1: endpoint-independent). For more permissive filters,
+//! outgoing packets are recorded: the map `back` contains the socket behind an external port, and the set
+//! `sent` the remote endpoints to which it has sent. Incoming packets that match are translated in
+//! `prerouting`.
 //!
-//! Packets addressed to the NAT itself are dropped in `input`, before they create a conntrack entry: an
-//! early packet of the remote peer would otherwise occupy the mapping, and the mapping would move to
-//! another port. RFC 5780 probes do not detect that; two peers do.
+//! Packets addressed to the NAT itself are dropped in `input`, before they create a conntrack entry:
+//! otherwise an early packet from the remote peer would occupy the mapping, and the mapping would move to
+//! another port. RFC 5780 probes do not detect this; a connection of two peers does.
 
 use std::{fmt::Write, net::Ipv4Addr, time::Duration};
 
 use crate::nat::{Behaviour, Layer, Nat, Ports};
 
-/// External ports allocated sequentially: first and count. Their list must fit into one netlink message,
-/// which is small for users other than root.
+/// External ports that are allocated sequentially: first port and number of ports. The list must fit into
+/// one netlink message, which is small for users other than root.
 const PORTS: (u32, u32) = (40_000, 2048);
 
 /// Placeholder for the long port list until the ruleset is loaded.
@@ -119,8 +120,8 @@ fn port_of(nat: &Nat) -> Result<String, &'static str> {
     }
 }
 
-/// The results of `numgen` as an explicit port list: used directly, their bytes would be swapped, and they
-/// would not be sequential.
+/// The results of `numgen` as an explicit port list: if they were used directly, their bytes would be
+/// swapped, and the ports would not be sequential.
 fn ports_by_number() -> String {
     let (first, count) = PORTS;
     let all: Vec<String> = (0..count).map(|n| format!("{n} : {}", first + n)).collect();
@@ -216,8 +217,7 @@ fn memory(nat: &Nat, external: Ipv4Addr) -> String {
         let _ = writeln!(text, "\t\toifname \"wan\" meta l4proto udp update @sent {{ {sent} }}");
     }
     text += "\t}\n";
-    // Hairpinned packets are filtered before their external port is known; a preserved one is known
-    // already.
+    // Hairpinned packets are filtered before their external port is known, unless it is preserved.
     if let (true, Some(sent)) = (nat.hairpinning, &sent) {
         let _ = write!(
             text,
@@ -230,7 +230,7 @@ fn memory(nat: &Nat, external: Ipv4Addr) -> String {
     text
 }
 
-/// Rules that admit what `back` and `sent` contain.
+/// Rules that admit packets that match `back` and `sent`.
 fn incoming(nat: &Nat, external: Ipv4Addr) -> String {
     let known = key(nat.filtering, "udp dport", ["ip saddr", "udp sport"]);
     let known = known.map_or(String::new(), |known| format!("{known} @sent "));

@@ -1,5 +1,5 @@
-//! Takes away one peer's connection to the signaling server and nothing else: its sockets to that port are
-//! closed, with a reset to the server, and new ones are rejected. The token API shares the port.
+//! Blocks one peer's connection to the signaling server and nothing else: its sockets to that port are
+//! closed, with a reset to the server, and new ones are rejected. The token API uses the same port.
 
 use super::{
     error::NetnsError,
@@ -7,8 +7,8 @@ use super::{
     plan::Location,
 };
 
-/// The rules come first, or the peer would be back before they apply. They let resets pass: the server must
-/// learn of the end, too.
+/// The rules are installed first, otherwise the peer would reconnect before they apply. They let resets
+/// pass, so that the server closes its socket, too.
 fn off() -> String {
     format!(
         "set -e
@@ -27,14 +27,14 @@ table inet signaling_off {{
 RULES
 ss -Ktn dport = {PORT} >/dev/null
 [ -z \"$(ss -Htn state established dport = {PORT})\" ] || {{
-    echo the kernel does not end a socket >&2
+    echo the kernel did not close a socket >&2
     exit 1
 }}
 "
     )
 }
 
-/// `delete` fails if the table does not exist.
+/// Removes the table; it is added first, because `delete` fails if it does not exist.
 const NONE: &str = "add table inet signaling_off\ndelete table inet signaling_off";
 
 impl Lab {

@@ -59,7 +59,7 @@ pub const INTERNET: &str = "internet";
 /// IPv4 router between the outermost machines.
 pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 
-/// Destination of undeliverable packets. Without a default route a server's socket would fail when it sends
+/// Destination of undeliverable packets. Without a default route, a server's socket would fail when it sends
 /// to the private address of a peer, and coturn would close the allocation.
 const NOWHERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
 
@@ -105,7 +105,7 @@ pub struct Topology {
     pub namespaces: Vec<Namespace>,
     /// The links that are not clear.
     pub wires: Vec<Wire>,
-    /// The networks that A and B can be in: first their home.
+    /// The networks of A and B, with the home network first.
     pub attachments: [Vec<Attachment>; 2],
     /// IPv6 configuration that a machine loses when its interface `wan` goes down, as input of `ip -batch
     /// -`, by machine.
@@ -177,8 +177,8 @@ impl Topology {
         self.namespaces.push(namespace);
     }
 
-    /// Connects two namespaces by a veth pair. Both ends need different indices: the kernel takes a pair
-    /// with equal ones for unconnected, and lets it wait for up to a second.
+    /// Connects two namespaces by a veth pair. Both ends need different indices: the kernel treats a pair
+    /// with equal indices as unconnected, and delays it by up to a second.
     fn cable(&mut self, one: (&str, &str), other: (&str, &str)) {
         let number = FIRST_INTERFACE + 2 * self.create.lines().count();
         let _ = writeln!(
@@ -316,8 +316,8 @@ impl Topology {
         }
     }
 
-    /// The link of a peer: two veth pairs without segmentation offload, for a large packet would be lost as
-    /// a whole.
+    /// The link of a peer: two veth pairs without segmentation offload, because a large packet would be lost
+    /// as a whole.
     fn wire(&mut self, peer: (&str, &str), above: (&str, &str), name: &str) {
         let single = "gso_max_segs 1";
         self.add(Namespace {
@@ -346,7 +346,7 @@ fn internet(has_v6: bool) -> Namespace {
             let _ = writeln!(ip, "addr add {address}/64 dev br0 nodad");
         }
     }
-    // Otherwise its MTU would be the smallest of its ports, which would apply to the servers, too.
+    // Otherwise its MTU would be the minimum of its ports, which would also apply to the servers.
     ip += "link set dev br0 mtu 1500\n";
     Namespace { name: INTERNET.to_owned(), ip, sysctls, nft: None }
 }
@@ -363,7 +363,7 @@ fn forwarding(has_v6: bool) -> Vec<(String, String)> {
     all.into_iter().chain(v6).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-/// A lab without IPv6 has IPv6 disabled. With IPv6 it has the configured addresses only: no router
+/// Disables IPv6 in a lab without it. A lab with IPv6 has only the configured addresses: no router
 /// advertisements, and no delay for duplicate address detection.
 fn ipv6(on: bool) -> Vec<(String, String)> {
     let settings: &[(&str, &str)] = if on {

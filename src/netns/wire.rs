@@ -1,10 +1,10 @@
 //! A link between two network interfaces, without `netem`: packet sockets (packet(7)) on both, and a
-//! [`crate::netsim::link::LinkQueue`] for each direction. It runs in a namespace of its own, as the hidden
+//! [`crate::netsim::link::LinkQueue`] for each direction. It runs in its own namespace, as the hidden
 //! command `orion-peer lab wire`, and ends with the lab.
 //!
-//! Frames are copied together with the header of their unfinished checksums and segments (`struct
-//! virtio_net_hdr`, virtio specification §5.1.6), so the kernel finishes them on arrival. Only IP is
-//! delayed or lost: delaying address resolution (ARP, `ICMPv6`) would add seconds of its own.
+//! Frames are copied with the header that describes unfinished checksums and segments (`struct
+//! virtio_net_hdr`, virtio specification §5.1.6), so the kernel completes them on arrival. Only IP packets
+//! are delayed or lost: delays of address resolution (ARP, `ICMPv6`) would add further seconds.
 
 use std::time::Duration;
 
@@ -203,7 +203,7 @@ mod linux {
         let socket = open(&WireConfig::alone(interface), interface)?;
         ready();
         for frame in frames {
-            // Nothing is left for the kernel to finish.
+            // An empty header: the frame is complete.
             send(&socket, &[&[0; VNET_HEADER][..], &frame].concat());
         }
         Ok(())
@@ -223,7 +223,7 @@ mod linux {
         ready();
         let mut frame = vec![0; MAX_FRAME];
         loop {
-            // The interface is temporarily down.
+            // An error means that the interface is temporarily down.
             let Ok(length) = io::Read::read(&mut &socket, &mut frame) else { continue };
             if frame[..length].get(VNET_HEADER..).is_some_and(|frame| !take(frame)) {
                 return Ok(());
@@ -238,7 +238,7 @@ mod linux {
             .map_err(|error| failed("open a packet socket", error))?;
         setsockopt(&socket, PacketVnetHdr, &true)
             .map_err(|error| failed("PACKET_VNET_HDR", error.into()))?;
-        // If the buffer size cannot be forced, the permitted maximum must do.
+        // If the buffer size cannot be forced, use the permitted maximum.
         if setsockopt(&socket, sockopt::RcvBufForce, &SOCKET_BUFFER).is_err() {
             let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
         }
@@ -258,7 +258,7 @@ mod linux {
         Ok(found)
     }
 
-    /// Discards what arrived from other interfaces before the socket was bound.
+    /// Discards packets that arrived from other interfaces before the socket was bound.
     fn drain(socket: &Socket) -> io::Result<()> {
         socket.set_nonblocking(true)?;
         let mut frame = [MaybeUninit::uninit(); 64];
@@ -269,7 +269,7 @@ mod linux {
     fn receive(mut from: &Socket, to: &Socket, direction: &LinkDirection, start: Instant) {
         let mut frame = vec![0; MAX_FRAME];
         for number in 0.. {
-            // The interface is temporarily down, or the frame was larger than any should be.
+            // An error means that the interface is temporarily down, or that the frame was too large.
             let Ok(length) = io::Read::read(&mut from, &mut frame) else { continue };
             let frame = &frame[..length];
             let headers = VNET_HEADER + ETHERNET_HEADER + IP_UDP_HEADERS;
@@ -325,7 +325,7 @@ mod linux {
         }
     }
 
-    /// As on a cable: what the receiving end does not take is lost.
+    /// Sends a frame; as on a cable, a frame that the receiving end does not accept is lost.
     fn send(to: &Socket, frame: &[u8]) {
         let _ = to.send(frame);
     }

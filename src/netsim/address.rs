@@ -15,7 +15,7 @@ use std::{
 
 use super::NetsimError;
 
-/// The port that marks an address as taken.
+/// The UDP port whose use marks an address as taken.
 const MARK: u16 = 4787;
 
 /// First address, of 127.64.0.0/10.
@@ -24,10 +24,11 @@ const FIRST: u32 = 0x7f40_0000;
 /// Number of addresses in the /10.
 const COUNT: u32 = 1 << 22;
 
-/// Number of addresses tried, starting at the one for this process and gateway.
+/// Number of addresses tried, starting at one derived from the process ID and the gateway.
 const TRIES: u32 = 16;
 
-/// Then the first addresses of the /10, which can be added by hand on systems without the whole range.
+/// Number of addresses at the start of the /10 tried after these: they can be added manually on systems
+/// without the whole range.
 const BY_HAND: u32 = 16;
 
 /// Binds a UDP socket; replaced in tests to simulate other systems.

@@ -58,7 +58,7 @@ impl NetsimError {
                     .into()
             }
             Self::Loopback { .. } => {
-                "end other runs of orion-peer, or free UDP ports of 127.64.0.0/10".into()
+                "end other runs of orion-peer, or free the UDP ports on 127.64.0.0/10".into()
             }
             Self::Outside { address, source } if is_missing(source) && address.is_loopback() => {
                 format!("add the address to this machine: sudo ifconfig lo0 alias {address} (macOS)")
@@ -71,7 +71,7 @@ impl NetsimError {
             }
             Self::Carrier { .. } => "choose profiles with a NAT, such as port or sym".into(),
             Self::Inside { .. } => {
-                "the lab needs UDP sockets of this machine: check the limit of open files (ulimit -n)"
+                "check the limit on open files (ulimit -n): the simulation uses real UDP sockets"
                     .into()
             }
         }

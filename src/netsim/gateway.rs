@@ -4,10 +4,10 @@
 //!  peer's socket ─ NAT layers ─ link ─ one real UDP socket per mapping ─ STUN, TURN, other peers
 //! ```
 //!
-//! Going out, a packet meets the NATs, then the link; coming in, the link, then the NATs. Packets that
-//! turn back at a NAT never see its link. Two peers behind one gateway are on LANs of their own: only
-//! hairpinning connects them. Without delay, jitter and rate, packets are passed on in the task that
-//! sends or receives them; otherwise a thread passes them on at their time.
+//! Outbound packets pass the NATs and then the link; inbound packets pass the link and then the NATs.
+//! Packets that a NAT hairpins do not pass its link. Two peers behind one gateway are on separate LANs:
+//! only hairpinning connects them. Without delay, jitter and rate, packets are forwarded in the task that
+//! sends or receives them; otherwise a thread forwards them when they are due.
 
 mod passing;
 mod ports;
@@ -53,38 +53,38 @@ pub struct GatewayConfig {
     pub link: LinkSettings,
     /// Random seed of ports, losses and jitter: the same seed and packets give the same result.
     pub seed: u64,
-    /// External address: one of this machine, such as the one that leads to the internet. `None`: a free
-    /// loopback address of 127.64.0.0/10.
+    /// External address: an address of this machine, such as that of the default route. `None`: a free
+    /// loopback address in 127.64.0.0/10.
     pub outside: Option<IpAddr>,
 }
 
 /// Packet counts of one direction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Forwarded.
+    /// Packets that were forwarded.
     pub passed: u64,
-    /// Blocked by a NAT or firewall.
+    /// Packets that a NAT or firewall blocked.
     pub filtered: u64,
-    /// Lost on the link.
+    /// Packets that the link lost.
     pub lost: u64,
-    /// Dropped because the queue was full.
+    /// Packets that were dropped because the queue was full.
     pub overflowed: u64,
 }
 
 /// Counters of a gateway.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GatewayStats {
-    /// Outbound.
+    /// Outbound packets.
     pub up: Traffic,
-    /// Inbound.
+    /// Inbound packets.
     pub down: Traffic,
-    /// Hairpinned.
+    /// Number of hairpinned packets.
     pub hairpinned: u64,
     /// Current number of mappings of the outermost NAT.
     pub mappings: usize,
 }
 
-/// Everything needed for each packet, under one lock.
+/// The state needed for each packet, under one lock.
 #[derive(Debug)]
 struct Core {
     stack: Stack,
@@ -220,7 +220,7 @@ impl Gateway {
         self.core().link
     }
 
-    /// Changes the link for subsequent packets in both directions: for outages, or a link that degrades.
+    /// Changes the link for subsequent packets in both directions, for example to simulate an outage.
     /// Packets in transit keep their due time.
     pub fn set_link(&self, link: LinkSettings) {
         let mut core = self.core();
@@ -235,8 +235,8 @@ impl Gateway {
         self.outside
     }
 
-    /// The one address a peer behind this gateway must gather on. Without translation it is the external
-    /// address itself; behind a NAT, one that is unreachable from outside.
+    /// The only address on which a peer behind this gateway must gather. Without translation it is the
+    /// external address itself; behind a NAT, an address that is unreachable from outside.
     #[must_use]
     pub fn inside(&self) -> IpAddr {
         let hidden = self.outside.is_loopback() || self.carrier.is_some();
@@ -284,7 +284,7 @@ impl Gateway {
             return Err(io::Error::new(io::ErrorKind::Unsupported, error));
         }
         let inside = if private {
-            // What reaches it directly from outside must not fill memory.
+            // Packets that reach the socket directly from outside must not fill memory.
             let _ = SockRef::from(&socket).set_recv_buffer_size(0);
             Arc::new(Inside::new(address, runtime, Some(socket)))
         } else {

@@ -1,5 +1,5 @@
-//! A socket behind a gateway: the real sockets that receive its packets, the received datagrams, and the
-//! waiting tasks.
+//! A socket behind a gateway, with the real sockets that receive its packets, the received datagrams, and
+//! the waiting tasks.
 
 use std::{
     collections::VecDeque,
@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 /// Maximum bytes waiting to be read: as much as the kernel buffers for a socket of a peer.
 const INBOX_BYTES: usize = 4 << 20;
 
-/// Maximum number of waiting tasks; beyond it the first is woken and polls again.
+/// Maximum number of waiting tasks; when it is exceeded, the first one is woken and polls again.
 const MAX_WAKERS: usize = 32;
 
 /// A real socket, visible from outside.
@@ -59,12 +59,12 @@ impl Inside {
         }
     }
 
-    /// The sockets to read, as of now.
+    /// The current sockets to read.
     pub(super) fn externals(&self) -> Arc<[Arc<External>]> {
         Arc::clone(&locked(&self.externals))
     }
 
-    /// Adds a socket to read. Waiting tasks must poll it, too.
+    /// Adds a socket to read, and wakes the waiting tasks so that they poll it, too.
     pub(super) fn add(&self, external: Arc<External>) {
         let mut externals = locked(&self.externals);
         *externals = externals.iter().cloned().chain([external]).collect();
@@ -113,7 +113,7 @@ impl Inside {
         }
     }
 
-    /// Wakes the waiting tasks: a datagram has arrived.
+    /// Unregisters a task that no longer waits.
     pub(super) fn wait_no_more(&self, waker: &Waker) {
         locked(&self.wakers).retain(|known| !known.will_wake(waker));
     }

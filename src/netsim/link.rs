@@ -1,9 +1,9 @@
 //! One direction of a link: decides for each packet when it is delivered, or that it is lost. No I/O; the
 //! time is passed in, and is monotonic.
 //!
-//! In order: loss, independent or in bursts; a queue that is drained at the rate; the path itself, with
-//! delay and jitter. As in `tc netem`, a lost packet takes no room in the queue, and jitter reorders
-//! packets. Every packet consumes two random numbers regardless of the settings, so that the same packets
+//! A packet passes, in this order: loss, independent or in bursts; a queue that is drained at the rate; and
+//! the path, with delay and jitter. As in `tc netem`, a lost packet takes no room in the queue, and jitter
+//! reorders packets. Every packet consumes two random numbers regardless of the settings, so that the same packets
 //! are lost when only the delay is changed.
 
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub enum Fate {
     Due(Duration),
     /// It is lost in transit.
     Lost,
-    /// The queue is full.
+    /// It is dropped because the queue is full.
     Overflow,
 }
 
@@ -33,7 +33,7 @@ pub enum Fate {
 pub struct LinkQueue {
     link: LinkSettings,
     random: Random,
-    /// Packets the current burst has yet to drop.
+    /// Number of packets that the current burst will still drop.
     burst_left: u32,
     /// When the last queued packet leaves the queue.
     free_at: Duration,

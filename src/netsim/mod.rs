@@ -2,9 +2,9 @@
 //! privileges.
 //!
 //! A [`Gateway`] is the home router and the carrier of a peer. The peer's socket is inside; each mapping of
-//! the outermost NAT is a real UDP socket outside, so STUN and TURN servers and remote peers see what they
-//! would see of a real NAT. The decision logic does no I/O and is passed the time; with the same seed it
-//! decides the same.
+//! the outermost NAT is a real UDP socket outside, so STUN and TURN servers and remote peers see the same as
+//! with a real NAT. The decision logic does no I/O, gets the time as an argument, and is deterministic for a
+//! given seed.
 //!
 //! - [`translator`]: one NAT or firewall (RFC 4787) · [`stack`]: several in a row
 //! - [`link`]: loss, delay, jitter, rate · [`random`]: the seeded generator of both

@@ -1,6 +1,6 @@
-//! A small seeded generator that never changes, so that a recorded seed gives the same run in any later
-//! version: `SplitMix64` (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014). Not
-//! for secrets.
+//! A small seeded random number generator that never changes, so that a recorded seed gives the same run in
+//! any later version: `SplitMix64` (Steele, Lea, Flood: "Fast splittable pseudorandom number generators",
+//! 2014). Not for secrets.
 
 /// The generator's state.
 #[derive(Debug, Clone)]
@@ -29,7 +29,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A uniform number from 0 to below 1.
+    /// A uniform number in the range 0 ≤ n < 1.
     pub fn share(&mut self) -> f64 {
         (self.number() >> 11) as f64 / (1_u64 << 53) as f64
     }

@@ -15,7 +15,7 @@ use crate::nat::{Layer, Profile};
 /// Destination of a packet from inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Routed {
-    /// Outside, from this source address.
+    /// To the outside, with this source address.
     Out(SocketAddr),
     /// Back to another internal address.
     Hairpin {
@@ -35,8 +35,8 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// The layers of a profile; the outermost NAT has the address `outside`, those behind it private ones
-    /// that are visible to nothing else.
+    /// Creates the layers of a profile. The outermost NAT has the address `outside`; those behind it have
+    /// private addresses that are not visible elsewhere.
     #[must_use]
     pub fn new(profile: &Profile, outside: Ipv4Addr, seed: u64) -> Self {
         let outermost = profile.layers.iter().rposition(|layer| matches!(layer, Layer::Nat(_)));
@@ -51,7 +51,7 @@ impl Stack {
     /// Handles a packet from inside; `ports` supplies the ports of the outermost NAT.
     ///
     /// # Errors
-    /// [`Refused`] by the layer it does not pass.
+    /// [`Refused`] by the layer that drops the packet.
     pub fn outbound(
         &mut self,
         now: Duration,
@@ -81,7 +81,7 @@ impl Stack {
     /// Handles a packet from outside; returns its internal destination.
     ///
     /// # Errors
-    /// [`Refused`] by the layer it does not pass.
+    /// [`Refused`] by the layer that drops the packet.
     pub fn inbound(
         &mut self,
         now: Duration,

@@ -1,5 +1,5 @@
-//! A thread that runs actions on time, to within some ten microseconds. Tokio's timers have millisecond
-//! resolution, which is as much as the delay of a short link.
+//! A thread that runs actions on time, with an accuracy of tens of microseconds. Tokio's timers have
+//! millisecond resolution, which is as much as the delay of a short link.
 
 use std::{
     cmp::Reverse,
@@ -8,11 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// On a busy machine, a thread that slept for 25 ms woke up to 2 ms late; one that slept for 1 ms rarely
-/// did. So the thread wakes this long ahead and naps until the time has come.
+/// On a busy machine, a thread that slept for 25 ms woke up to 2 ms late, but rarely after a sleep of 1 ms.
+/// Therefore the thread wakes this long in advance, and sleeps in short intervals until the action is due.
 const EARLY: Duration = Duration::from_millis(3);
 
-/// Duration of a nap.
+/// Duration of such an interval.
 const NAP: Duration = Duration::from_micros(250);
 
 /// Maximum number of pending actions: 100 ms of 8 Gbit/s in full packets.
@@ -20,7 +20,7 @@ const CAPACITY: usize = 65_536;
 
 struct Entry<T> {
     due: Instant,
-    /// Breaks ties: of two that are due simultaneously, the first pushed is first.
+    /// Breaks ties: actions that are due at the same time run in the order in which they were pushed.
     number: u64,
     action: T,
 }
@@ -62,7 +62,7 @@ impl<T> Shared<T> {
     }
 }
 
-/// The thread; dropping this ends it, and discards what is pending.
+/// The thread. Dropping this ends it and discards pending actions.
 pub(super) struct Timer<T>(Arc<Shared<T>>);
 
 impl<T: Send + 'static> Timer<T> {

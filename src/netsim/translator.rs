@@ -12,8 +12,8 @@
 //! | REQ-7, REQ-10 to REQ-14 | not implemented: addresses of the WAN, ALGs, ICMP and fragments |
 //! | REQ-9 hairpinning | with the external source, see [`super::stack`] |
 //!
-//! Tables are bounded. When one is full of entries that have not expired, new entries are dropped and
-//! existing ones stay: no host loses a connection because another one opens many.
+//! Tables are bounded. When a table is full of entries that have not expired, new entries are rejected and
+//! existing ones stay, so that no host loses a connection because another one opens many.
 
 use std::{
     collections::HashMap,
@@ -33,21 +33,21 @@ pub const MAX_REMOTES: usize = 1024;
 /// First port of mappings (REQ-3: not below 1024 for a host whose port is above).
 const FIRST_PORT: u16 = 1024;
 
-/// Number of ports tried. With [`MAX_MAPPINGS`] of 64 thousand taken, 64 random ones all fail in one of
-/// 10^76 cases.
+/// Number of ports tried. With [`MAX_MAPPINGS`] of 64 thousand ports taken, the probability that 64 random
+/// ones are all taken is 10^-76.
 const PORT_TRIES: usize = 64;
 
 /// Decides whether an external address is free, and takes it. If mappings are backed by real sockets, the
 /// operating system decides.
 pub trait PortSpace {
-    /// Takes the address, unless it is taken already.
+    /// Takes the address, unless it is already taken.
     fn acquire(&mut self, external: SocketAddr) -> bool;
 
-    /// Releases it: its mapping has ended.
+    /// Releases the address when its mapping has ended.
     fn release(&mut self, external: SocketAddr);
 }
 
-/// Every port is free: for NATs that are behind another one.
+/// A port space in which every port is free, for NATs behind another NAT.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct EveryPort;
 
@@ -77,7 +77,7 @@ pub enum Refused {
     /// The remote endpoint is not permitted to reply.
     #[error("the sender is filtered")]
     Filtered,
-    /// From inside to an external address of the same NAT, which does not hairpin.
+    /// The packet is for an external address of the same NAT, which does not hairpin.
     #[error("the NAT does not hairpin")]
     NoHairpinning,
 }
@@ -156,7 +156,7 @@ impl Translator {
         self
     }
 
-    /// The external address; `None` if it does not translate.
+    /// The external address; `None` if this layer does not translate.
     #[must_use]
     pub fn external(&self) -> Option<IpAddr> {
         match self.kind {

@@ -1,5 +1,5 @@
-//! A thread that ends what runs inside a lab when its holder is killed. It does not depend on the holder:
-//! the namespaces exist for as long as it has them open.
+//! A thread that ends the processes inside a lab when its holder is killed. It does not depend on the
+//! holder: the namespaces exist as long as the thread has them open.
 
 #[cfg(target_os = "linux")]
 pub(super) use self::linux::start;
@@ -28,7 +28,7 @@ mod linux {
 
     use crate::netns::holder::{Holder, PATIENCE, REAP, close, search_path};
 
-    /// The namespaces in which the others have their names.
+    /// The namespaces in which the namespaces of the lab are named.
     struct Outer {
         user: Option<File>,
         mounts: File,
@@ -63,13 +63,13 @@ mod linux {
             command.args(["--", "sh", "-c", &format!("{REAP}reap {PATIENCE}")]);
             command.env("PATH", search_path());
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            // If it does not start, the guard does the work.
+            // If it does not start, the guard kills the processes.
             let _ = command.status();
         }
     }
 
-    /// Waits for a child to exit without reaping it, so that its PID stays taken until it is waited for
-    /// again: a path with that PID must not lead to another process.
+    /// Waits for a child to exit without reaping it, so that its PID stays in use until it is waited for
+    /// again: a path with that PID must not refer to another process.
     fn ended_well(id: u32) -> bool {
         let Some(pid) = Pid::from_raw(id.cast_signed()) else { return true };
         loop {

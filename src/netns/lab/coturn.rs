@@ -1,4 +1,4 @@
-//! coturn inside a lab: STUN with RFC 5780 on two addresses, and TURN; the reference for our own server.
+//! coturn inside a lab: STUN with RFC 5780 on two addresses, and TURN. It is the reference for our server.
 
 use std::{
     fmt::Write as _,
@@ -25,7 +25,7 @@ pub const OTHER_PORT: u16 = 3479;
 /// Port of TURN over TLS.
 pub const TLS_PORT: u16 = 5349;
 
-/// Time within which it must be listening.
+/// Timeout for coturn to start listening.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Configuration of coturn.
@@ -69,7 +69,7 @@ impl Coturn {
         Err(failed(log[from..].join("; ")))
     }
 
-    /// Its log so far, line by line.
+    /// The log so far, line by line.
     #[must_use]
     pub fn log(&self) -> Vec<String> {
         let text = fs::read(&self.log).unwrap_or_default();
@@ -85,7 +85,7 @@ impl Drop for Coturn {
     }
 }
 
-/// Secrets are in a file that only this user can read, not in the process list.
+/// The configuration file. It keeps secrets out of the process list, and only this user can read it.
 fn configuration(options: &CoturnOptions) -> String {
     let mut text = format!(
         "listening-ip={SERVER}\nlistening-ip={OTHER_SERVER}\nrelay-ip={SERVER}\n\
@@ -116,7 +116,7 @@ fn configuration(options: &CoturnOptions) -> String {
     text
 }
 
-/// Waits until all its UDP sockets are open; false if it exited or timed out.
+/// Waits until all UDP sockets of coturn are open; false if it exited or timed out.
 fn wait_for_sockets(process: &mut Child) -> bool {
     let end = Instant::now() + START_TIMEOUT;
     let table = PathBuf::from(format!("/proc/{}/net/udp", process.id()));
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_ready_once_its_last_socket_is_open() {
+    fn coturn_is_ready_when_its_last_socket_is_open() {
         let line = |address: Ipv4Addr, port: u16| {
             let local = u32::from_ne_bytes(address.octets());
             format!("  12: {local:08X}:{port:04X} 00000000:0000 07 00000000:00000000 00\n")

@@ -1,5 +1,5 @@
-//! `orion-peer serve` inside a lab: signaling, token API, STUN and TURN at 203.0.113.10, with secrets of
-//! its own.
+//! `orion-peer serve` inside a lab: signaling, token API, STUN and TURN at 203.0.113.10, with its own
+//! secrets.
 
 use std::{
     fmt,
@@ -33,13 +33,13 @@ const PAIR: &str = "demo:phone:mac:lab";
 /// Lifetime of the login token: longer than any lab is open.
 const LOGIN_LIFETIME: Duration = Duration::from_hours(30 * 24);
 
-/// Addresses that are public inside the lab although reserved for documentation (RFC 5737).
+/// Addresses that are public inside the lab, although they are reserved (RFC 5737 and RFC 2544).
 const PUBLIC: &str = "203.0.113.0/24,198.51.100.0/24,192.0.2.0/24,198.18.0.0/15";
 
-/// Port of the HTTP server that the STUN and TURN processes have, too.
+/// Port of the unused HTTP server of the STUN and TURN processes.
 const TURN_HTTP_PORT: u16 = 8780;
 
-/// The parts of a server, each with its own process; TURN has a second one for IPv6.
+/// The services of a server, each with its own process; TURN has a second process for IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Service {
     /// Signaling and the token API.
@@ -92,7 +92,7 @@ impl LabServer {
         Ok(server)
     }
 
-    /// Starts one of its parts again, with the same secrets.
+    /// Starts a service again, with the same secrets.
     ///
     /// # Errors
     /// It does not start.
@@ -117,7 +117,7 @@ impl LabServer {
             .args(["--json", "serve"])
             .args(words)
             .arg("--db")
-            // Each process has its own.
+            // Each process has its own database.
             .arg(Lab::own_file(&format!("{}.sqlite", words[1].replace([':', '[', ']'], "-"))))
             // argv is readable by every user of this machine.
             .env("ORION_JWT_SECRET", &self.jwt_secret)
@@ -137,7 +137,7 @@ impl LabServer {
         }
     }
 
-    /// Kills one of its parts, like a crash.
+    /// Kills a service, like a crash.
     pub fn kill(&mut self, service: Service) {
         for mut process in self.processes(service).drain(..) {
             // It has exited already: nothing to do.
@@ -146,7 +146,7 @@ impl LabServer {
         }
     }
 
-    /// Asks one of its parts to exit, which notifies its clients first, and waits until it has.
+    /// Asks a service to exit and waits until it has. The service notifies its clients first.
     pub fn drain(&mut self, service: Service) {
         for mut process in self.processes(service).drain(..) {
             #[cfg(unix)]
@@ -215,8 +215,8 @@ fn turn() -> Vec<String> {
     words
 }
 
-/// Arguments of the one that listens on IPv6; it relays to IPv4 nevertheless, which is what a client gets
-/// that requests no address family (RFC 8656 §7.1).
+/// Arguments of the process that listens on IPv6. It relays to IPv4, because a client that requests no
+/// address family gets IPv4 (RFC 8656 §7.1).
 fn turn6() -> Vec<String> {
     let mut words = vec!["--listen".to_owned(), format!("[{SERVER6}]:{TURN_HTTP_PORT}")];
     words.extend(["--turn-listen".to_owned(), format!("[{SERVER6}]:3478")]);

@@ -16,7 +16,7 @@ use crate::{
 pub struct Attachment {
     /// The peer's interface there.
     pub interface: String,
-    /// The peer's address there; with the fields below, that of the next machine.
+    /// The peer's address there.
     pub address: Ipv4Addr,
     pub(super) prefix: u8,
     pub(super) gateway: Ipv4Addr,
@@ -69,8 +69,8 @@ impl Attachment {
     }
 }
 
-/// A network between two machines: the one nearer to the internet has the first address, the other the
-/// second.
+/// A network between two machines: the machine nearer to the internet has the first address, and the other
+/// has the second.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Segment {
     pub(super) base: Ipv4Addr,

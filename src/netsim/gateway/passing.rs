@@ -16,7 +16,7 @@ use crate::netsim::{
     translator::{PortSpace, Refused},
 };
 
-/// Interval between sweeps of expired mappings, which close their sockets.
+/// Interval between sweeps, which remove expired mappings and close their sockets.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// What happens when a packet leaves the link.
@@ -39,9 +39,9 @@ pub(super) enum Exit {
 
 /// Result of sending a packet.
 pub(in crate::netsim) enum Sent {
-    /// In transit, or dropped as on any network.
+    /// The packet is in transit, or was dropped as on any network.
     Done,
-    /// The real socket is not writable: wait until it is, and send through it.
+    /// The real socket is not writable: wait until it is, then send through it.
     NoRoom(Arc<External>),
 }
 
@@ -261,7 +261,7 @@ fn leave(
 ) -> io::Result<Sent> {
     match exit {
         Exit::Carrier(carrier) => carrier.send(inside, from, to, data),
-        // A new Tokio socket does not know yet that it is writable, and would drop: try the system call.
+        // A new Tokio socket does not yet report that it is writable: use the system call directly.
         Exit::Socket(external) => match SockRef::from(&external.socket).send_to(data, &to.into()) {
             Ok(_) => Ok(Sent::Done),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

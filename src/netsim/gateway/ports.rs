@@ -21,7 +21,7 @@ pub(super) type Externals = HashMap<SocketAddr, (Arc<External>, Weak<Inside>)>;
 /// Acquires ports by binding sockets for one inside socket.
 pub(super) struct RealPorts<'a> {
     externals: &'a mut Externals,
-    /// The owner, and how to bind.
+    /// The owner, and the function that binds.
     taker: Option<(&'a Arc<Inside>, Bind)>,
 }
 
@@ -54,14 +54,14 @@ impl PortSpace for RealPorts<'_> {
     }
 }
 
-/// Turns a bound socket into one that is read by the task of the inside socket.
+/// Converts a bound socket to one that the task of the inside socket reads.
 pub(super) fn open(
     address: SocketAddr,
     socket: UdpSocket,
     inside: &Inside,
 ) -> io::Result<Arc<External>> {
     let options = SockRef::from(&socket);
-    // The kernel grants what it permits; less is not an error.
+    // The kernel may grant less, which is not an error.
     let _ = options.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
     let _ = options.set_send_buffer_size(SOCKET_BUFFER_BYTES);
     socket.set_nonblocking(true)?;

@@ -33,13 +33,13 @@ impl GatewaySocket {
         Self { gateway, outermost, inside }
     }
 
-    /// The gateway it is behind.
+    /// The gateway in front of this socket.
     #[must_use]
     pub fn gateway(&self) -> &Arc<Gateway> {
         &self.gateway
     }
 
-    /// Its internal address, as seen by its host.
+    /// The internal address of this socket, as seen by its host.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.inside.address
@@ -99,7 +99,7 @@ impl GatewaySocket {
             let mut read = ReadBuf::new(buffer);
             let from = match external.socket.poll_recv_from(cx, &mut read) {
                 Poll::Pending => return None,
-                // For example a closed port at the remote end: no datagram, but not the end either.
+                // For example an ICMP error from a closed remote port: continue with the next datagram.
                 Poll::Ready(Err(_)) => continue,
                 Poll::Ready(Ok(from)) => from,
             };
@@ -180,7 +180,7 @@ impl AsyncUdpSocket for GatewaySocket {
         for (index, datagram) in transmit.contents.chunks(length).enumerate() {
             match self.poll_send_one(cx, datagram, transmit.destination) {
                 Poll::Ready(sent) => sent?,
-                // What was sent must not be sent again: the rest is dropped, as by a full queue.
+                // The sent datagrams must not be sent again: the rest is dropped, as by a full queue.
                 Poll::Pending if index > 0 => break,
                 Poll::Pending => return Poll::Pending,
             }
@@ -194,7 +194,7 @@ impl AsyncUdpSocket for GatewaySocket {
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        // Registered first, so that nothing that arrives from now on is missed.
+        // Registered first, so that datagrams that arrive from now on are not missed.
         self.inside.wait(cx.waker());
         match self.fill(bufs, meta) {
             0 => Poll::Pending,

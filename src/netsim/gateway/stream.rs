@@ -34,8 +34,8 @@ impl StreamLink {
         Self { gateway, direction, last: Duration::ZERO }
     }
 
-    /// Sends this many bytes now. Await [`Due::wait`] in another task than the next call, with a bounded
-    /// queue between, or each chunk waits for the previous one to arrive.
+    /// Sends this many bytes now. Await [`Due::wait`] in a separate task, with a bounded queue between the
+    /// two; otherwise each chunk waits until the previous one has arrived.
     pub fn send(&mut self, bytes: usize) -> Due {
         let at = self.gateway.send_stream(self.direction, bytes).max(self.last);
         self.last = at;
@@ -44,7 +44,7 @@ impl StreamLink {
 }
 
 impl Due {
-    /// That time, since the creation of the gateway.
+    /// The time, relative to the creation of the gateway.
     #[must_use]
     pub fn at(&self) -> Duration {
         self.at

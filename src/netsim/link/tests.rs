@@ -45,7 +45,7 @@ fn bursts_have_the_given_length_and_keep_the_loss_rate() {
         let rows = fates.chunk_by(|a, b| (a.1 == Fate::Lost) == (b.1 == Fate::Lost));
         let lost_rows: Vec<usize> =
             rows.filter(|row| row[0].1 == Fate::Lost).map(<[_]>::len).collect();
-        // Bursts may be adjacent; the last one may be cut off by the end.
+        // Bursts may be adjacent; the last one may be truncated.
         let (_, whole) = lost_rows.split_last().unwrap();
         assert!(whole.iter().all(|row| row % loss_burst as usize == 0), "{loss_burst}");
     }
@@ -140,11 +140,11 @@ fn a_full_queue_drops_the_newest() {
     let passed = fates.iter().take_while(|fate| matches!(fate, Fate::Due(_))).count();
     assert_eq!(passed, 500);
     assert!(fates[passed..].iter().all(|fate| *fate == Fate::Overflow));
-    // As one leaves, one more fits.
+    // When a packet leaves, one more fits.
     let later = Duration::from_micros(200);
     assert!(matches!(queue.send(later, 972), Fate::Due(_)));
     assert_eq!(queue.send(later, 972), Fate::Overflow);
-    // The router of a slow link still takes the largest datagram, but then no other.
+    // The queue of a slow link accepts the largest datagram, but no other after it.
     let mut slow =
         LinkQueue::new(LinkSettings { rate: Some(64_000), ..LinkSettings::default() }, 1, "up");
     assert!(matches!(slow.send(Duration::ZERO, 65_507), Fate::Due(_)));
@@ -162,7 +162,7 @@ fn a_stream_blocks_instead_of_losing() {
     let mut queue = LinkQueue::new(link, 1, "up");
     // Sent in 1 ms, 20 ms in transit, and one round trip of 40 ms for the retransmission.
     assert_eq!(queue.send_stream(Duration::ZERO, 972), 61 * MS);
-    // More than the queue holds: the writer blocks.
+    // With more bytes than the queue holds, the writer blocks.
     assert!(queue.send_stream(Duration::ZERO, 1_000_000) > Duration::from_secs(1));
     let mut clear = LinkQueue::new(LinkSettings { loss: 0.0, rate: None, ..link }, 1, "up");
     assert_eq!(clear.send_stream(7 * MS, 60_000), 27 * MS);

@@ -12,7 +12,7 @@ fn socket(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-/// Records the ports it is asked for.
+/// Records the requested ports.
 #[derive(Default)]
 struct RecordedPorts(Vec<SocketAddr>);
 
@@ -59,7 +59,7 @@ fn only_the_outermost_nat_acquires_real_ports() {
 #[test]
 fn the_strictest_layer_decides() {
     let (host, server) = (socket("192.168.1.2:5000"), socket("198.51.100.1:3478"));
-    for (profile, lets_in_strangers) in [
+    for (profile, admits_strangers) in [
         ("fullcone+fullcone", true),
         ("fullcone+port", false),
         ("port+fullcone", false),
@@ -70,7 +70,7 @@ fn the_strictest_layer_decides() {
             panic!("{profile}")
         };
         let stranger = stack.inbound(START, at, socket("198.51.100.9:9"));
-        assert_eq!(stranger.is_ok(), lets_in_strangers, "{profile}");
+        assert_eq!(stranger.is_ok(), admits_strangers, "{profile}");
     }
 }
 
@@ -118,7 +118,7 @@ fn req_9_hairpinned_packets_show_the_external_source() {
                 }
                 if filtering != Behaviour::EndpointIndependent {
                     assert_eq!(first, Err(Refused::Filtered), "{name}");
-                    // b writes to a's address, which opens its own filter for that address.
+                    // b sends to a's address, which opens its own filter for that address.
                     let _ = stack.outbound(START, b, at_a, &mut EveryPort);
                 }
                 let second = stack.outbound(START, a, at_b, &mut EveryPort);
@@ -128,7 +128,8 @@ fn req_9_hairpinned_packets_show_the_external_source() {
                         assert_eq!(from, at_a, "{name}");
                     }
                 } else {
-                    // Mapped per remote endpoint and strictly filtered: a new port each time, and no path.
+                    // With mapping and filtering per remote endpoint, each packet has a new port, so there
+                    // is no path.
                     let strict = Behaviour::EndpointIndependent;
                     assert!(mapping > strict && filtering > strict, "{name}: {second:?}");
                 }

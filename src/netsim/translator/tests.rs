@@ -120,7 +120,7 @@ fn req_3_ports_are_chosen_as_configured() {
     assert!(row(Ports::Sequential, 4).windows(2).all(|pair| next(&pair[0]) == pair[1]));
     let random = row(Ports::Random, 4);
     assert!(random.windows(2).filter(|pair| next(&pair[0]) == pair[1]).count() < 3);
-    // REQ-4 is not implemented: one even internal port gets even and odd external ports.
+    // REQ-4 is not implemented: an even internal port gets even and odd external ports.
     assert!(random.iter().any(|p| p % 2 == 0) && random.iter().any(|p| p % 2 == 1));
 }
 
@@ -312,7 +312,7 @@ proptest! {
         let Layer::Nat(settings) = profile.layers[0] else { panic!() };
         let mut nat = nat(settings);
         let mut space = Space::default();
-        // External address by (host, remote) as the mapping sees it; and everything that was sent.
+        // All packets sent: time, host, external address and remote endpoint.
         let mut sent: Vec<(Duration, SocketAddr, SocketAddr, SocketAddr)> = Vec::new();
         let mut now = START;
         for (kind, host, remote, pause) in steps {
