@@ -17,7 +17,7 @@ const LAYERS: [(&str, u8); 29] = [
     ("stats", 0),
     ("units", 0),
     ("page", 0),
-    ("metering", 0),
+    ("metering", 1),
     ("proto", 1),
     ("media", 1),
     ("http", 1),

@@ -1,32 +1,11 @@
 //! Commands of a node to the bus, and the replies.
 
-use std::fmt;
-
-use super::Envelope;
+use super::{Envelope, NodeId};
 use crate::{
     pairs::Role,
     proto::signaling::LeaveReason,
     types::{ConnId, DeviceId, PairId},
 };
-
-/// Identifies one process of the server, from its start to its end.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(transparent)]
-pub struct NodeId(pub String);
-
-impl NodeId {
-    /// A new, unique id.
-    #[must_use]
-    pub fn random() -> Self {
-        Self(uuid::Uuid::new_v4().to_string())
-    }
-}
-
-impl fmt::Display for NodeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// The location of a device's socket.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -36,16 +36,18 @@ mod drive;
 mod envelope;
 mod handle;
 mod health;
+mod node;
 mod redis;
 mod shared_room;
 #[cfg(test)]
 mod simulated;
 
 pub use self::{
-    command::{Claimed, Command, Lease, NodeId, Own, Renewed, Reply},
+    command::{Claimed, Command, Lease, Own, Renewed, Reply},
     envelope::{Envelope, Say},
     handle::{BusCounters, BusState},
     health::{Health, Judged},
+    node::NodeId,
     redis::{BusConfig, BusError, check},
     shared_room::SharedRoom,
 };
