@@ -1,5 +1,5 @@
-//! What the numbers of a frame's planes mean as colors: the code points of ITU-T H.273, which are those of
-//! H.264's VUI (§E.2.1).
+//! How the samples of a frame are interpreted as colors: the code points of ITU-T H.273, which H.264's VUI
+//! uses (§E.2.1).
 
 use std::fmt;
 
@@ -22,7 +22,7 @@ pub struct Colour {
     pub matrix: u8,
 }
 
-/// The code point of what a stream does not say.
+/// The code point for a property that the stream does not specify.
 const UNSPECIFIED: u8 = 2;
 /// The primaries and the matrix of BT.709; sRGB has the same primaries.
 const BT709: u8 = 1;
@@ -32,14 +32,14 @@ const SRGB: u8 = 13;
 const BT601: u8 = 6;
 
 impl Default for Colour {
-    /// Of what is made here: sRGB, with the matrix of BT.601 and limited range, as in WebRTC.
+    /// The colors of all frames created here: sRGB with the BT.601 matrix and limited range, as in WebRTC.
     fn default() -> Self {
         Self { full_range: false, primaries: BT709, transfer: SRGB, matrix: BT601 }
     }
 }
 
 impl Colour {
-    /// Of a stream that says nothing: taken for the default.
+    /// The colors of a stream that does not specify them; treated like the default.
     pub const UNSPECIFIED: Self = Self {
         full_range: false,
         primaries: UNSPECIFIED,
@@ -47,13 +47,13 @@ impl Colour {
         matrix: UNSPECIFIED,
     };
 
-    /// The same with the matrix of BT.601.
+    /// The same colors with the BT.601 matrix.
     #[must_use]
     pub fn bt601(self) -> Self {
         Self { matrix: BT601, ..self }
     }
 
-    /// Whether the matrix is that of BT.601, or taken for it.
+    /// Whether the matrix is BT.601 or is treated as BT.601.
     #[must_use]
     pub fn is_bt601(self) -> bool {
         self.yuv_matrix() == YuvStandardMatrix::Bt601
@@ -73,8 +73,8 @@ impl Colour {
         }
     }
 
-    /// The ICC profile of its RGB values; none for sRGB, which is what a picture without one is taken for.
-    /// The transfer functions of television are shown like that of sRGB.
+    /// The ICC profile of its RGB values; `None` for sRGB, which viewers assume without a profile. The
+    /// transfer functions of television are treated like sRGB's.
     pub(super) fn icc_profile(self) -> Option<Vec<u8>> {
         let like_srgb = matches!(self.transfer, BT709 | UNSPECIFIED | BT601 | SRGB..=15);
         if like_srgb && matches!(self.primaries, BT709 | UNSPECIFIED) {
@@ -89,7 +89,8 @@ impl Colour {
             full_range: true,
         };
         let mut profile = ColorProfile::new_from_cicp(cicp);
-        // moxcms 0.8.1 does not say whether it knows them all (`src/profile.rs` line 1300).
+        // moxcms 0.8.1 does not report a transfer function that it does not support (`src/profile.rs` line
+        // 1300).
         profile.red_trc.as_ref()?;
         let srgb = ColorProfile::new_srgb();
         (profile.media_white_point, profile.copyright) = (srgb.media_white_point, srgb.copyright);
@@ -132,7 +133,7 @@ impl fmt::Display for Colour {
     }
 }
 
-/// The names that `ffmpeg` has for the code points, from 0.
+/// `ffmpeg`'s names of the code points, from 0.
 const PRIMARIES: &[&str] = &[
     "",
     "bt709",
@@ -195,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn profiles_are_those_of_the_primaries() {
+    fn a_profile_matches_the_primaries() {
         assert_eq!(Colour::default().icc_profile(), None);
         assert_eq!(Colour::UNSPECIFIED.icc_profile(), None);
         let p3 = Colour { primaries: 12, ..Colour::default() }.icc_profile().unwrap();

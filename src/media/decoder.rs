@@ -1,7 +1,6 @@
-//! The decoder: access unit in, frame out (`OpenH264`).
-//!
-//! A decoder that has seen a damaged picture may refuse the clean ones that follow, so it is recreated
-//! after every result that is not a frame; the parameter sets are remembered for it.
+//! The decoder: turns access units into frames (`OpenH264`). A decoder that has read a damaged picture
+//! may reject the intact ones that follow, so it is recreated after every result that is not a frame.
+//! The parameter sets are kept for the new decoder.
 
 mod support;
 
@@ -19,43 +18,43 @@ use super::{
     },
 };
 
-/// PPSs that come without an SPS are remembered up to this many bytes.
+/// Maximum size in bytes of the stored parameter sets while PPSs arrive without an SPS.
 const MAX_PARAMETER_SETS: usize = 4096;
 
-/// Why an access unit gave no frame.
+/// Why an access unit was not decoded to a frame.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// `OpenH264` could not be started.
     #[error("cannot start the H.264 decoder: {0}")]
     Start(#[source] openh264::Error),
-    /// Nothing to decode.
-    #[error("access unit of {bytes} bytes holds no slice")]
+    /// There is nothing to decode.
+    #[error("the access unit of {bytes} bytes contains no slice")]
     NoSlice {
         /// Size of the access unit.
         bytes: usize,
     },
-    /// A picture that refers to others came while a keyframe is needed.
-    #[error("access unit of {bytes} bytes is not a keyframe, which is needed to start decoding")]
+    /// A picture that refers to other pictures arrived, but decoding must start with a keyframe.
+    #[error("the access unit of {bytes} bytes is not a keyframe, but decoding must start with one")]
     NeedKeyframe {
         /// Size of the access unit.
         bytes: usize,
     },
     /// The picture is larger than [`MAX_PIXELS`].
     #[error(
-        "picture of {macroblocks} macroblocks is larger than is decoded here ({MAX_MACROBLOCKS}, 4096x2304 pixels)"
+        "the picture has {macroblocks} macroblocks; the maximum is {MAX_MACROBLOCKS} (4096x2304 pixels)"
     )]
     TooLarge {
-        /// Macroblocks by the SPS.
+        /// Number of macroblocks according to the SPS.
         macroblocks: u64,
     },
-    /// More memory for reference pictures than any level has.
+    /// The stream needs more memory for reference pictures than any level allows.
     #[error(
         "{references} reference pictures of {macroblocks} macroblocks are more than any level up to 5.2 allows"
     )]
     TooManyReferences {
-        /// Reference pictures by the SPS.
+        /// Number of reference pictures according to the SPS.
         references: u32,
-        /// Macroblocks of each.
+        /// Number of macroblocks of each.
         macroblocks: u64,
     },
     /// A kind of H.264 that `OpenH264` does not decode.
@@ -66,34 +65,34 @@ pub enum DecodeError {
         /// Sample format, or profile.
         details: String,
     },
-    /// An SPS that cannot be read.
+    /// The SPS cannot be parsed.
     #[error("the sequence parameter set of {bytes} bytes is not valid")]
     ParameterSet {
         /// Size of the SPS.
         bytes: usize,
     },
-    /// `OpenH264` called the access unit broken.
-    #[error("cannot decode access unit of {bytes} bytes: {cause}")]
+    /// `OpenH264` rejected the access unit.
+    #[error("cannot decode the access unit of {bytes} bytes: {cause}")]
     Broken {
         /// Size of the access unit.
         bytes: usize,
-        /// What `OpenH264` said.
+        /// The error from `OpenH264`.
         #[source]
         cause: openh264::Error,
     },
-    /// `OpenH264` took the access unit, but gave no picture.
-    #[error("access unit of {bytes} bytes gave no picture")]
+    /// `OpenH264` accepted the access unit, but returned no picture.
+    #[error("the decoder returned no picture for the access unit of {bytes} bytes")]
     NoPicture {
         /// Size of the access unit.
         bytes: usize,
     },
     /// The decoded picture is not a valid frame.
-    #[error("decoded picture is unusable: {0}")]
+    #[error("the decoded picture is not usable: {0}")]
     Frame(#[from] FrameError),
 }
 
 impl DecodeError {
-    /// Whether no picture of the same stream can be decoded either: another keyframe does not help.
+    /// Whether the error applies to the whole stream, so that another keyframe does not help.
     #[must_use]
     pub fn is_of_stream(&self) -> bool {
         matches!(
@@ -103,21 +102,21 @@ impl DecodeError {
     }
 }
 
-/// Decodes access units, keyframes alone or a continuous stream without reordering.
+/// Decodes access units: either keyframes only or a continuous stream without reordering.
 pub struct Decoder {
     inner: OpenH264Decoder,
-    /// SPS and PPS seen last, as Annex B: for an IDR that comes without.
+    /// The latest SPS and PPS in Annex B format, for an IDR picture that arrives without them.
     parameter_sets: Vec<u8>,
-    /// As the SPS seen last has it.
+    /// Colors according to the latest SPS.
     colour: Colour,
-    /// What is cut off a picture here instead of in the decoder, by the SPS seen last.
+    /// The cropping according to the latest SPS that is done here instead of in the decoder.
     crop: Option<Crop>,
-    /// Nothing was decoded since the decoder was made.
+    /// Nothing has been decoded since the decoder was created.
     fresh: bool,
 }
 
 impl Decoder {
-    /// A decoder that waits for a keyframe.
+    /// Creates a decoder that waits for a keyframe.
     ///
     /// # Errors
     /// `OpenH264` cannot be started.
@@ -130,7 +129,7 @@ impl Decoder {
     /// Decodes one access unit (Annex B). The frame's `captured_at` is the time of the call.
     ///
     /// # Errors
-    /// No frame came out; the next keyframe may work again.
+    /// No frame was decoded; decoding may work again at the next keyframe.
     pub fn decode(&mut self, access_unit: &[u8]) -> Result<Frame, DecodeError> {
         let bytes = access_unit.len();
         let seen = Contents::of(access_unit)?;
@@ -180,26 +179,26 @@ fn decode_one(
         size = (crop.width, crop.height);
         luma = &luma[crop.top as usize * sy + crop.left as usize..];
     }
-    // Where crops are made here, the chroma is the same all over.
+    // Pictures cropped here are monochrome: the chroma is uniform and needs no offset.
     let planes = [(luma, sy), (picture.u(), su), (picture.v(), sv)];
     Ok(Frame::from_planes(size, planes, SystemTime::now())?)
 }
 
-/// A monochrome SPS without its cropping, which is made here: `OpenH264` counts it in units of chroma
-/// samples, which such pictures do not have, and cuts off twice as much (openh264-sys2 0.9.9,
-/// `codec/decoder/core/src/decoder_core.cpp` lines 75, 76 and 220).
+/// A monochrome SPS without its cropping, which is done here instead: `OpenH264` counts the cropping
+/// in units of chroma samples, which such pictures do not have, and removes twice as much
+/// (openh264-sys2 0.9.9, `codec/decoder/core/src/decoder_core.cpp` lines 75, 76 and 220).
 fn uncropped(sps: &[u8]) -> Option<(Vec<u8>, Crop)> {
     let monochrome = sps_format(sps).is_some_and(|format| format.chroma == 0);
     monochrome.then(|| without_cropping(sps)).flatten()
 }
 
-// Facts of their own, not one state.
+// Independent facts, not one state.
 #[allow(clippy::struct_excessive_bools)]
 struct Contents {
     slice: bool,
     idr: bool,
     sps: bool,
-    /// NAL units that the decoder must not see, or not as they are.
+    /// Whether there are NAL units that must be removed or rewritten for the decoder.
     rewritten: bool,
     colour: Colour,
     crop: Option<Crop>,
@@ -264,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_a_picture_is_told_apart() {
+    fn access_units_without_a_decodable_picture_are_distinguished() {
         let mut decoder = Decoder::new().unwrap();
         assert!(matches!(decoder.decode(&[]), Err(DecodeError::NoSlice { bytes: 0 })));
         assert!(matches!(

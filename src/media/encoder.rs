@@ -1,9 +1,8 @@
-//! The encoder: every frame becomes a keyframe within a budget of bytes (`OpenH264`).
-//!
-//! Rate control cannot aim at the size of single IDR pictures, so the picture is encoded a few times at
-//! chosen QPs (see `search`), and the two nearest the budget are mixed (see `slices`). One persistent
-//! encoder writes all of them. Each access unit is exactly one SPS, one PPS and the slices; consecutive
-//! IDR pictures differ in `idr_pic_id`, as §7.4.3 demands.
+//! The encoder: turns every frame into a keyframe within a budget of bytes (`OpenH264`). Rate control
+//! cannot target the size of single IDR pictures, so the picture is encoded a few times at selected QPs
+//! (see `search`), and the two results nearest the budget are mixed (see `slices`). One persistent
+//! encoder produces all of them. Each access unit is exactly one SPS, one PPS and the slices;
+//! consecutive IDR pictures differ in `idr_pic_id`, as §7.4.3 requires.
 
 mod error;
 mod option;
@@ -31,43 +30,44 @@ use super::{
     h264::AccessUnit,
 };
 
-/// Smallest side `OpenH264` encodes, in pixels.
+/// Minimum side that `OpenH264` encodes, in pixels.
 pub const MIN_SIDE: u32 = 16;
-/// Largest picture `OpenH264` encodes: 3840 on the longer side, 2160 on the shorter.
+/// Maximum picture size that `OpenH264` encodes: 3840 on the longer side, 2160 on the shorter.
 pub const MAX_SIDES: (u32, u32) = (3840, 2160);
-/// Smallest budget accepted, in bytes: a grey picture of 16x16 pixels has about 60.
+/// Minimum budget in bytes: a gray picture of 16x16 pixels takes about 60.
 pub const MIN_BUDGET: usize = 200;
 
-/// A smaller picture is chosen to fill this share of the budget.
+/// The size of a smaller picture is chosen so that it fills this share of the budget.
 const SHRINK_MARGIN: f64 = 0.8;
-/// QP a smaller picture is planned for: better a little smaller than all blocks.
+/// A smaller picture is planned for this many QP steps below the maximum: a slightly smaller picture
+/// looks better than a blocky one.
 const SHRINK_STEPS: u8 = 6;
-/// After this many keyframes the full size is tried again.
+/// Number of keyframes after which the full size is tried again.
 const GROW_AFTER: u32 = 8;
-/// It is tried immediately when the scene has become this many QP steps easier.
+/// The full size is tried immediately when the scene has become easier by this many QP steps.
 const GROW_STEPS: u8 = 4;
 
-/// How hard the encoder tries; `Medium` and `High` give the same with `OpenH264`.
+/// Effort of the encoder; `OpenH264`'s `Medium` and `High` give the same result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Complexity {
-    /// A third faster, pictures about 5 % larger.
+    /// A third faster, with pictures about 5 % larger.
     Low,
-    /// The usual one.
+    /// The default.
     #[default]
     Medium,
 }
 
-/// What the encoder is to keep to.
+/// Configuration of the encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EncoderConfig {
-    /// Most bytes of one access unit.
+    /// Maximum size of one access unit, in bytes.
     pub max_bytes: usize,
-    /// How hard to try.
+    /// Effort of the encoder.
     pub complexity: Complexity,
 }
 
 impl Default for EncoderConfig {
-    /// 100 KB (100,000 bytes) a keyframe.
+    /// 100 KB (100,000 bytes) per keyframe.
     fn default() -> Self {
         Self { max_bytes: 100_000, complexity: Complexity::default() }
     }
@@ -80,11 +80,11 @@ pub struct EncodedKeyframe {
     pub access_unit: AccessUnit,
     /// Mean QP of the macroblocks, 0 to 51.
     pub qp: f64,
-    /// How often the picture was encoded.
+    /// Number of encoder passes.
     pub passes: u32,
-    /// Time all of it took.
+    /// Total time of all passes.
     pub encode_time: Duration,
-    /// The size of the frame, when its picture had to be made smaller to fit the budget.
+    /// The size of the frame, if its picture had to be scaled down to fit the budget.
     pub scaled_from: Option<(u32, u32)>,
 }
 
@@ -99,28 +99,28 @@ pub struct KeyframeEncoder {
     shrunk: Option<Shrunk>,
 }
 
-/// `OpenH264` and what it is set to.
+/// `OpenH264` and its current settings.
 struct Running {
     encoder: Encoder,
     size: (u32, u32),
     colour: Colour,
-    /// Macroblocks of each slice.
+    /// Number of macroblocks of each slice.
     slices: Vec<u32>,
 }
 
-/// Pictures are smaller than their frames for now.
+/// Pictures are currently encoded smaller than their frames.
 #[derive(Clone, Copy)]
 struct Shrunk {
     from: (u32, u32),
     to: (u32, u32),
-    /// Keyframes since the whole size was last tried.
+    /// Number of keyframes since the full size was last tried.
     keyframes: u32,
-    /// QP of the smaller picture when the whole size was last tried, and now.
+    /// QP of the smaller picture when the full size was last tried, and now.
     qp_then: u8,
     qp_now: u8,
 }
 
-/// What came of a search.
+/// Result of a search.
 struct Found {
     /// The picture, and the QP that fitted.
     best: Option<(Mixed, u8)>,
@@ -130,7 +130,7 @@ struct Found {
 }
 
 impl KeyframeEncoder {
-    /// An encoder; `OpenH264` starts with the first frame.
+    /// Creates an encoder; `OpenH264` is started at the first frame.
     ///
     /// # Errors
     /// The budget is below [`MIN_BUDGET`].
@@ -139,7 +139,7 @@ impl KeyframeEncoder {
         Ok(Self { config, running: None, last: None, idr_pic_id: 0, shrunk: None })
     }
 
-    /// An encoder like this one that has seen nothing: to go on with after an error.
+    /// Creates an encoder with the same configuration and no state, to continue after an error.
     ///
     /// # Errors
     /// As [`KeyframeEncoder::new`].
@@ -153,10 +153,10 @@ impl KeyframeEncoder {
         self.config.max_bytes
     }
 
-    /// Changes the budget from the next frame on.
+    /// Changes the budget, starting with the next frame.
     ///
     /// # Errors
-    /// The budget is below [`MIN_BUDGET`]; the one before stays.
+    /// The budget is below [`MIN_BUDGET`]; the previous one remains.
     pub fn set_max_bytes(&mut self, max_bytes: usize) -> Result<(), EncodeError> {
         check_budget(max_bytes)?;
         if max_bytes != self.config.max_bytes {
@@ -166,11 +166,11 @@ impl KeyframeEncoder {
         Ok(())
     }
 
-    /// Encodes a frame as one keyframe of at most `max_bytes`, as large as it gets; when even QP 51 is
-    /// too large, of a smaller picture.
+    /// Encodes a frame as one keyframe that fills `max_bytes` as far as possible; if it does not fit
+    /// even at QP 51, the picture is scaled down.
     ///
     /// # Errors
-    /// The frame is smaller or larger than `OpenH264` takes, or `OpenH264` fails.
+    /// The frame is smaller or larger than `OpenH264` supports, or `OpenH264` fails.
     pub fn encode(&mut self, frame: &Frame) -> Result<EncodedKeyframe, EncodeError> {
         let begin = Instant::now();
         check_size(frame.width, frame.height)?;
@@ -202,7 +202,7 @@ impl KeyframeEncoder {
         })
     }
 
-    /// Encodes at several QPs, and mixes the two on both sides of the budget.
+    /// Encodes at several QPs and mixes the two results just below and just above the budget.
     fn search(&mut self, frame: &Frame, begin_at: Option<u8>) -> Result<Found, EncodeError> {
         let estimate = search::estimate(frame, self.config.max_bytes);
         let start = match self.last {
@@ -230,7 +230,7 @@ impl KeyframeEncoder {
         Ok(Found { best, passes: search.passes(), smallest })
     }
 
-    /// One pass; `None` when the picture is too large for `OpenH264`'s own buffers.
+    /// Runs one pass; returns `None` when the picture is too large for `OpenH264`'s own buffers.
     fn encode_at(&mut self, frame: &Frame, qp: u8) -> Result<Option<Pass>, EncodeError> {
         let size = (frame.width, frame.height);
         // The colors cannot be changed later.
@@ -240,15 +240,15 @@ impl KeyframeEncoder {
             other => Running::start(other, size, self.config.complexity, frame.colour)?,
         };
         option::set_qp(&mut running.encoder, qp).map_err(|code| EncodeError::SetQp { qp, code })?;
-        // After an error OpenH264 has given up its state: `running` is dropped with it.
+        // After an error the state of OpenH264 is lost, so `running` is dropped.
         let Ok(stream) = running.encoder.encode(&planes(frame)) else { return Ok(None) };
         let pass = Pass::read(&stream.to_vec(), qp, self.idr_pic_id);
         self.running = Some(running);
         Ok(pass)
     }
 
-    /// The picture size to begin with, the frame's or the one it had to shrink to lately, and the QP
-    /// unless it is to be estimated.
+    /// The picture size to start with (the frame's size, or the size that the last picture was scaled
+    /// down to), and the QP unless it is to be estimated.
     fn planned_size(&self, full: (u32, u32)) -> ((u32, u32), Option<u8>) {
         let Some(shrunk) = self.shrunk.filter(|shrunk| shrunk.from == full) else {
             return (full, None);
@@ -261,8 +261,8 @@ impl KeyframeEncoder {
         (full, Some(search::MAX_QP))
     }
 
-    /// The picture size to try when `size` does not fit, and where to begin: the size it shrank to
-    /// before, or else a smaller one.
+    /// The picture size to try when `size` does not fit (the size that fitted before, or else a smaller
+    /// one), and the QP to start with.
     fn next_size(
         &mut self,
         full: (u32, u32),
@@ -283,7 +283,7 @@ impl KeyframeEncoder {
         Ok((size, Some(search::MAX_QP - SHRINK_STEPS)))
     }
 
-    /// A smaller size that should fit, given the size in bytes at QP 51.
+    /// A smaller picture size that should fit, given the size in bytes at QP 51.
     fn smaller(
         &self,
         full: (u32, u32),
@@ -312,8 +312,8 @@ impl KeyframeEncoder {
 }
 
 impl Running {
-    /// Sets `OpenH264` to a picture size and its slices, and has it encode a grey picture before:
-    /// only then it takes options.
+    /// Configures `OpenH264` for a picture size and its slices. It first encodes a gray picture,
+    /// because `OpenH264` accepts options only after that.
     fn start(
         running: Option<Self>,
         size: (u32, u32),
@@ -363,7 +363,8 @@ fn planes(frame: &Frame) -> YUVSlices<'_> {
     YUVSlices::new((&frame.y, &frame.u, &frame.v), (w, h), (w, w / 2, w / 2))
 }
 
-/// The size at which a frame of size `from` fits both the box `to` and the encoder, aspect kept.
+/// The size at which a frame of size `from` fits both the box `to` and the encoder, with the aspect
+/// ratio preserved.
 ///
 /// # Errors
 /// A side of the box or of the frame is less than 2 pixels.
@@ -373,7 +374,7 @@ pub fn bounded(from: (u32, u32), to: (u32, u32)) -> Result<(u32, u32), FrameErro
     fitted(from, (to.0.min(limit.0), to.1.min(limit.1)))
 }
 
-/// As [`bounded`], for a picture that is to be encoded.
+/// Like [`bounded`], for a picture that is to be encoded.
 ///
 /// # Errors
 /// A side of the result is below [`MIN_SIDE`].

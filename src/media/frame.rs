@@ -1,9 +1,8 @@
-//! A frame: pixels of one picture as I420 (planar 4:2:0), and the conversions into and out of it.
-//! Everything made here is sRGB with the matrix of BT.601 and limited range; a decoded frame and one of a
-//! y4m stream are what their streams say.
-//!
-//! Cameras' YUYV and NV12 are rearranged without a round trip through RGB. A frame always has an even
-//! width and height, as 4:2:0 wants; an odd last column or row of the input is left out.
+//! A frame: the pixels of one picture as I420 (planar 4:2:0), and its conversions from and to other
+//! formats. Frames converted here are sRGB with the BT.601 matrix and limited range; decoded frames and
+//! y4m frames have the colors that their streams specify. YUYV and NV12 from cameras are rearranged
+//! without a round trip through RGB. A frame always has an even width and height, as 4:2:0 requires; an
+//! odd last column or row of the input is dropped.
 
 use std::{borrow::Cow, time::SystemTime};
 
@@ -15,7 +14,8 @@ use yuv::{BufferStoreMut, YuvConversionMode, YuvPlanarImage, YuvPlanarImageMut};
 
 use super::colour::Colour;
 
-/// Pixels of one picture: three tight planes, chroma halved both ways (I420).
+/// The pixels of one picture in three planes without padding, with chroma halved in both directions
+/// (I420).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     /// Width in pixels, even.
@@ -28,25 +28,25 @@ pub struct Frame {
     pub u: Vec<u8>,
     /// Red difference, a quarter of the luma's bytes.
     pub v: Vec<u8>,
-    /// What the planes mean as colours.
+    /// How the planes are interpreted as colors.
     pub colour: Colour,
     /// When the pixels were captured.
     pub captured_at: SystemTime,
 }
 
-/// Why pixels could not become a frame.
+/// Why pixels could not be converted to a frame.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// Less than 2 pixels wide or high.
-    #[error("a frame of {width}x{height} pixels is too small: both sides need at least 2")]
+    #[error("a frame of {width}x{height} pixels is too small: both sides must be at least 2")]
     TooSmall {
         /// Width given.
         width: u32,
         /// Height given.
         height: u32,
     },
-    /// Fewer bytes than the format needs.
-    #[error("{format} of {width}x{height} needs {needed} bytes, but there are {given}")]
+    /// There are fewer bytes than the format needs.
+    #[error("{format} of {width}x{height} needs {needed} bytes, but only {given} were given")]
     TooShort {
         /// Name of the pixel format.
         format: &'static str,
@@ -54,28 +54,29 @@ pub enum FrameError {
         width: u32,
         /// Height given.
         height: u32,
-        /// Bytes the format needs.
+        /// Number of bytes that the format needs.
         needed: usize,
-        /// Bytes there are.
+        /// Number of bytes given.
         given: usize,
     },
-    /// The conversion or the resizer refused.
+    /// The conversion or the resizer failed.
     #[error("cannot convert {from} to {to}: {cause}")]
     Convert {
         /// Format or size before.
         from: String,
         /// Format or size after.
         to: String,
-        /// What the library said.
+        /// The library's error.
         cause: String,
     },
 }
 
 impl Frame {
-    /// A frame from tight I420 planes, one after the other.
+    /// Creates a frame from consecutive I420 planes without padding.
     ///
     /// # Errors
-    /// Too small, or fewer bytes than `width * height * 3 / 2` (odd sides: chroma rounded up).
+    /// The size is too small, or there are fewer than `width * height * 3 / 2` bytes (for odd sides,
+    /// chroma is rounded up).
     pub fn from_i420(
         width: u32,
         height: u32,
@@ -90,10 +91,11 @@ impl Frame {
         Self::from_planes((width, height), [(y, w), (u, cw), (&rest[..cw * ch], cw)], captured_at)
     }
 
-    /// A frame from I420 planes with strides (bytes from one row to the next): Y, U, V.
+    /// Creates a frame from the I420 planes Y, U and V, each with its stride (bytes from one row to the
+    /// next).
     ///
     /// # Errors
-    /// Too small, or a plane is shorter than its rows need.
+    /// The size is too small, or a plane is shorter than its rows require.
     pub fn from_planes(
         (width, height): (u32, u32),
         planes: [(&[u8], usize); 3],
@@ -120,10 +122,10 @@ impl Frame {
         })
     }
 
-    /// A frame from tight RGB, 8 bits a channel.
+    /// Creates a frame from RGB without padding, with 8 bits per channel.
     ///
     /// # Errors
-    /// Too small, or fewer than `width * height * 3` bytes.
+    /// The size is too small, or there are fewer than `width * height * 3` bytes.
     pub fn from_rgb8(
         width: u32,
         height: u32,
@@ -177,10 +179,10 @@ impl Frame {
         })
     }
 
-    /// A frame from YUYV (packed 4:2:2, V4L2 `YUYV`); chroma of two rows is averaged.
+    /// Creates a frame from YUYV (packed 4:2:2, V4L2 `YUYV`); the chroma of two rows is averaged.
     ///
     /// # Errors
-    /// Too small, or fewer than `width * height * 2` bytes.
+    /// The size is too small, or there are fewer than `width * height * 2` bytes.
     pub fn from_yuyv(
         width: u32,
         height: u32,
@@ -204,10 +206,10 @@ impl Frame {
         Ok(Self { width: ew, height: eh, y, u, v, colour: Colour::default(), captured_at })
     }
 
-    /// A frame from NV12 (luma plane, then one plane of alternating U and V).
+    /// Creates a frame from NV12 (luma plane, then one plane of alternating U and V).
     ///
     /// # Errors
-    /// Too small, or fewer bytes than `width * height * 3 / 2`.
+    /// The size is too small, or there are fewer than `width * height * 3 / 2` bytes.
     pub fn from_nv12(
         width: u32,
         height: u32,
@@ -232,7 +234,7 @@ impl Frame {
         Ok(Self { width: ew, height: eh, y, u, v, colour: Colour::default(), captured_at })
     }
 
-    /// The pixels as tight RGB, 8 bits a channel.
+    /// The pixels as RGB without padding, with 8 bits per channel.
     ///
     /// # Errors
     /// The planes do not have the sizes of a frame.
@@ -259,7 +261,7 @@ impl Frame {
         Ok(rgb)
     }
 
-    /// The same picture with the matrix of BT.601, which is what formats without a word on it have.
+    /// The same picture with the BT.601 matrix, which applies to formats that do not specify one.
     ///
     /// # Errors
     /// The planes do not have the sizes of a frame.
@@ -271,20 +273,20 @@ impl Frame {
         Self::from_rgb8_as(self.colour.bt601(), size, &rgb, self.captured_at).map(Cow::Owned)
     }
 
-    /// The same picture as large as fits into `width` x `height`, never distorted: larger or smaller
-    /// than before, with even sides.
+    /// The same picture scaled up or down to the maximum size that fits into `width` x `height`,
+    /// undistorted and with even sides.
     ///
     /// # Errors
-    /// The box is smaller than 2 pixels in one direction, or the resizer refuses.
+    /// The box is smaller than 2 pixels in one direction, or the resizer fails.
     pub fn fit(&self, width: u32, height: u32) -> Result<Self, FrameError> {
         let (w, h) = fitted((self.width, self.height), (width, height))?;
         self.resize(w, h)
     }
 
-    /// The same picture with these sides, aspect kept or not; odd ones lose a pixel.
+    /// The same picture scaled to this size, whatever its aspect ratio; odd sides lose a pixel.
     ///
     /// # Errors
-    /// Too small, or the resizer refuses.
+    /// The size is too small, or the resizer fails.
     pub fn resize(&self, width: u32, height: u32) -> Result<Self, FrameError> {
         let (w, h) = even(width, height)?;
         if (w, h) == (self.width, self.height) {
@@ -338,7 +340,7 @@ fn even(width: u32, height: u32) -> Result<(u32, u32), FrameError> {
     Ok((width & !1, height & !1))
 }
 
-/// Empty planes with room for this much luma and its chroma.
+/// Empty planes with capacity for this many luma samples and their chroma.
 fn planes(luma: usize) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
     let chroma = || Vec::with_capacity(luma / 4);
     (Vec::with_capacity(luma), chroma(), chroma())
@@ -376,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_bt601_limited() {
+    fn colors_are_bt601_with_limited_range() {
         let white = Frame::from_rgb8(2, 2, &[255; 12], T).unwrap();
         assert_eq!((white.y[0], white.u[0], white.v[0]), (235, 128, 128));
         let red = Frame::from_rgb8(2, 2, &[255, 0, 0].repeat(4), T).unwrap();
@@ -387,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn other_colours_are_read_as_what_they_are() {
+    fn other_color_spaces_are_respected() {
         let colour = Colour { full_range: true, matrix: 1, ..Colour::default() };
         let grey = Frame::from_i420(2, 2, &[255, 255, 255, 255, 128, 128], T).unwrap();
         let white = Frame { colour, ..grey };
@@ -413,14 +415,14 @@ mod tests {
     }
 
     #[test]
-    fn nv12_is_split() {
+    fn nv12_chroma_is_split_into_planes() {
         let frame = Frame::from_nv12(4, 2, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], T).unwrap();
         assert_eq!(frame.y, [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!((frame.u, frame.v), (vec![9, 11], vec![10, 12]));
     }
 
     #[test]
-    fn odd_i420_keeps_its_planes_apart() {
+    fn the_planes_of_i420_with_odd_sides_are_found() {
         let mut data = vec![1; 9];
         data.extend([2; 4]);
         data.extend([3; 4]);
@@ -429,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn fit_keeps_the_aspect() {
+    fn fitting_preserves_the_aspect_ratio() {
         assert_eq!(fitted((4000, 3000), (1280, 720)).unwrap(), (960, 720));
         assert_eq!(fitted((640, 480), (1280, 720)).unwrap(), (960, 720));
         assert_eq!(fitted((5312, 2988), (1280, 720)).unwrap(), (1280, 720));

@@ -20,23 +20,23 @@ pub use sps::{
     without_cropping,
 };
 
-/// The start code written everywhere here.
+/// The start code that this crate writes.
 pub const START_CODE: [u8; 4] = [0, 0, 0, 1];
 
-/// One encoded picture with what a decoder needs to know about it.
+/// One encoded picture with its size and capture time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessUnit {
-    /// Annex B with 4-byte start codes.
+    /// The NAL units in Annex B format with 4-byte start codes.
     pub data: Bytes,
-    /// Width of the picture in pixels, cropping applied.
+    /// Width of the picture in pixels, after cropping.
     pub width: u32,
-    /// Height of the picture in pixels, cropping applied.
+    /// Height of the picture in pixels, after cropping.
     pub height: u32,
     /// When the picture was captured.
     pub captured_at: SystemTime,
 }
 
-/// `nal_unit_type` (Table 7-1), as far as it matters here.
+/// `nal_unit_type` (table 7-1); only types that this crate uses are named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NalType {
     /// Slice of a picture that is not IDR (1), or a data partition (2 to 4).
@@ -51,7 +51,7 @@ pub enum NalType {
     Pps,
     /// Access unit delimiter (9).
     Aud,
-    /// Anything else, by its number.
+    /// Any other type, by its number.
     Other(u8),
 }
 
@@ -78,7 +78,7 @@ pub fn nal_type(nal: &[u8]) -> NalType {
 }
 
 /// The NAL units of an Annex B byte stream, without start codes and trailing zero bytes. Bytes before
-/// the first start code and empty NAL units are left out.
+/// the first start code and empty NAL units are skipped.
 pub fn nal_units(annex_b: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut next = find_start_code(annex_b, 0);
     std::iter::from_fn(move || {
@@ -93,12 +93,12 @@ pub fn nal_units(annex_b: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Whether an access unit holds a slice of an IDR picture.
+/// Whether an access unit contains a slice of an IDR picture.
 #[must_use]
 pub fn is_keyframe(annex_b: &[u8]) -> bool {
     let mut next = find_start_code(annex_b, 0);
     while let Some(at) = next {
-        // The type is enough: where the slice ends, 100 KB farther on, does not matter.
+        // The type is enough; there is no need to find the end of the slice, 100 KB further on.
         if nal_type(&annex_b[at + 3..]) == NalType::Idr {
             return true;
         }
@@ -123,7 +123,7 @@ pub fn append_nal(annex_b: &mut Vec<u8>, nal: &[u8]) {
     annex_b.extend_from_slice(nal);
 }
 
-/// Sides of the picture of an access unit, from the first SPS in it.
+/// Width and height of the picture of an access unit, from its first SPS.
 #[must_use]
 pub fn dimensions(annex_b: &[u8]) -> Option<(u32, u32)> {
     nal_units(annex_b).find(|nal| nal_type(nal) == NalType::Sps).and_then(sps_dimensions)
@@ -135,7 +135,7 @@ fn find_start_code(data: &[u8], from: usize) -> Option<usize> {
     while let Some(&[a, b, c]) = data.get(at..at + 3).and_then(|three| three.first_chunk()) {
         match (a, b, c) {
             (0, 0, 1) => return Some(at),
-            // No start code can begin at a byte whose next but one is larger than 1.
+            // No start code can begin at a byte if the second byte after it is larger than 1.
             (_, _, 2..) => at += 3,
             _ => at += 1,
         }
@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_start_codes_and_trailing_zeros() {
+    fn both_start_codes_are_found_and_trailing_zeros_removed() {
         let stream = [9, 0, 0, 0, 1, 0x67, 1, 0, 0, 0, 0, 1, 0x68, 2, 0, 0, 1, 0x65, 3, 0, 0];
         let nals: Vec<&[u8]> = nal_units(&stream).collect();
         assert_eq!(nals, [&[0x67, 1][..], &[0x68, 2], &[0x65, 3]]);
@@ -183,7 +183,7 @@ mod tests {
         }
 
         #[test]
-        fn nal_units_come_back(nals in proptest::collection::vec(proptest::collection::vec(2u8.., 1..40), 0..8)) {
+        fn nal_units_survive_a_round_trip(nals in proptest::collection::vec(proptest::collection::vec(2u8.., 1..40), 0..8)) {
             let mut stream = Vec::new();
             for (i, nal) in nals.iter().enumerate() {
                 stream.extend_from_slice(if i % 2 == 0 { &START_CODE } else { &START_CODE[1..] });

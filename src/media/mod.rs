@@ -1,8 +1,7 @@
-//! The media line, without any network: source → frame (I420 pixels) → encoder → access unit, and
-//! access unit → decoder → frame → sink.
-//!
-//! A *frame* is pixels, an *access unit* is one encoded picture (H.264, Annex B). Every stage is
-//! synchronous and can be used and tested alone; callers run them on blocking threads.
+//! The media pipeline, without the network: source → frame (I420 pixels) → encoder → access unit, and
+//! access unit → decoder → frame → sink. A *frame* is pixels, an *access unit* is one encoded picture
+//! (H.264, Annex B). Every stage is synchronous and can be used and tested separately; callers run the
+//! stages on blocking threads.
 
 pub mod colour;
 pub mod decoder;
@@ -22,11 +21,11 @@ pub use quality::Quality;
 pub use sink::{FrameRecord, FrameWriter, PictureFormat, SinkError, Written};
 pub use source::{Captured, Source, SourceError, SourceOptions, SourceSpec};
 
-/// Works on one picture. A panic in a library, which a picture from elsewhere may cause, is the error of
-/// that picture and not the end of the thread; what `work` was changing is to be replaced afterwards.
+/// Processes one picture. If an untrusted picture makes a library panic, that is an error of this
+/// picture and does not end the thread; the caller must replace everything that `work` was changing.
 ///
 /// # Errors
-/// It panicked: the message.
+/// `work` panicked; the error is the panic message.
 pub(crate) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).map_err(|panic| {
         let text = panic.downcast_ref::<&str>().copied();

@@ -1,8 +1,7 @@
-//! How near a decoded picture comes to the one that was encoded: PSNR and SSIM of the luma.
-//!
-//! SSIM is that of Z. Wang et al., "Image Quality Assessment: From Error Visibility to Structural
-//! Similarity", IEEE Transactions on Image Processing 13(4), 2004, with windows of 8x8 pixels at every
-//! fourth pixel, like x264's and ffmpeg's (which make C1 smaller: a difference of 1e-5 at most in a photo).
+//! How close a decoded picture is to the original: PSNR and SSIM of the luma. SSIM is defined by Z. Wang et
+//! al., "Image Quality Assessment: From Error Visibility to Structural Similarity", IEEE Transactions on
+//! Image Processing 13(4), 2004, here with windows of 8x8 pixels at every fourth pixel, as in x264 and
+//! ffmpeg (which use a smaller C1: a difference of at most 1e-5 in a photo).
 
 use super::{
     decoder::{DecodeError, Decoder},
@@ -14,27 +13,27 @@ use super::{
 const C1: f64 = 0.01 * 0.01 * 255.0 * 255.0 * 64.0 * 64.0;
 const C2: f64 = 0.03 * 0.03 * 255.0 * 255.0 * 64.0 * 63.0;
 
-/// Side of the blocks that windows are made of: 2x2 of them each.
+/// Side of the blocks; each window consists of 2x2 blocks.
 const BLOCK: usize = 4;
 
 /// Quality of a decoded picture.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Quality {
-    /// Peak signal-to-noise ratio of the luma, dB; infinite when equal.
+    /// Peak signal-to-noise ratio of the luma in dB; infinite for equal pictures.
     pub psnr_y: f64,
-    /// Structural similarity of the luma, 1 when equal.
+    /// Structural similarity of the luma; 1 for equal pictures.
     pub ssim_y: f64,
 }
 
 impl Quality {
-    /// Compares two frames; none when their sizes differ or a side is less than 8 pixels.
+    /// Compares two frames; `None` when their sizes differ or a side is less than 8 pixels.
     #[must_use]
     pub fn between(original: &Frame, decoded: &Frame) -> Option<Self> {
         Some(Self { psnr_y: original.psnr_y(decoded)?, ssim_y: original.ssim_y(decoded)? })
     }
 
-    /// Decodes a keyframe and compares it with what was encoded; one that was made smaller is compared
-    /// with the frame made smaller in the same way.
+    /// Decodes a keyframe and compares it with the original; if it was scaled down, the original is scaled
+    /// down in the same way.
     ///
     /// # Errors
     /// The keyframe cannot be decoded.
@@ -48,8 +47,8 @@ impl Quality {
 }
 
 impl Frame {
-    /// Peak signal-to-noise ratio of the luma against `other`, in dB; infinite when equal, `None` when
-    /// the sizes differ.
+    /// Peak signal-to-noise ratio of the luma against `other`, in dB: infinite for equal pictures, `None`
+    /// when the sizes differ.
     #[must_use]
     pub fn psnr_y(&self, other: &Self) -> Option<f64> {
         if (self.width, self.height) != (other.width, other.height) || self.y.is_empty() {
@@ -61,8 +60,8 @@ impl Frame {
         Some(10.0 * (255.0 * 255.0 / mean).log10())
     }
 
-    /// Structural similarity of the luma to `other`, 1 when equal; `None` when the sizes differ or a
-    /// side is less than 8 pixels.
+    /// Structural similarity of the luma to `other`: 1 for equal pictures, `None` when the sizes differ or
+    /// a side is less than 8 pixels.
     #[must_use]
     pub fn ssim_y(&self, other: &Self) -> Option<f64> {
         let (width, height) = (self.width as usize, self.height as usize);
@@ -109,7 +108,7 @@ impl std::ops::Add for Sums {
     }
 }
 
-/// The blocks of one row of blocks.
+/// Sums of the blocks in one row of blocks.
 fn sums(a: &Frame, b: &Frame, row: usize) -> Vec<Sums> {
     let width = a.width as usize;
     let mut blocks = vec![Sums::default(); width / BLOCK];
@@ -151,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn psnr_knows_equal_and_different() {
+    fn psnr_of_equal_and_different_pictures() {
         let a = frame(8, 8, |x, y| (x * 9 + y * 7) as u8);
         let b = frame(8, 8, |x, y| (x * 9 + y * 7) as u8 + 1);
         assert_eq!(a.psnr_y(&a), Some(f64::INFINITY));
@@ -160,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn ssim_of_plain_pictures_is_that_of_their_means() {
+    fn ssim_of_plain_pictures_depends_on_their_means() {
         // (2·100·120 + C1) / (100² + 120² + C1), with C1 = (0.01·255)².
         let (a, b) = (frame(16, 16, |_, _| 100), frame(16, 16, |_, _| 120));
         assert!((a.ssim_y(&b).unwrap() - 0.983_611).abs() < 1e-6);
@@ -170,9 +169,9 @@ mod tests {
         assert_eq!(tiny.ssim_y(&tiny), None);
     }
 
-    /// `ffmpeg -lavfi ssim` and `psnr` of the same two pictures.
+    /// The expected values are from `ffmpeg -lavfi ssim` and `psnr` of the same two pictures.
     #[test]
-    fn both_are_what_ffmpeg_says() {
+    fn psnr_and_ssim_match_ffmpeg() {
         let a = frame(64, 48, |x, y| ((x * x + 3 * y * y + x * y) % 251) as u8);
         let b = frame(64, 48, |x, y| {
             let luma = ((x * x + 3 * y * y + x * y) % 251) as i32;

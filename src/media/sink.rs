@@ -1,9 +1,8 @@
-//! The sink: keyframes, their pictures and a line about each, in a directory.
-//!
-//! `DIR/000001.h264` is the access unit byte for byte, beside it the picture; `DIR/frames.jsonl` has one
-//! line a keyframe. A file appears under its name only when it is complete and on the disk. A new run
-//! goes on counting where the last one stopped, so nothing is ever overwritten. What a full disk or a
-//! missing file descriptor keeps from being written is held and tried again by the [`Spool`].
+//! The sink: writes keyframes, their pictures and one line about each to a directory. `DIR/000001.h264` is the
+//! access unit byte for byte, and the picture is next to it; `DIR/frames.jsonl` has one line per keyframe. A
+//! file appears under its name only when it is completely on disk. A new run continues the numbering of the
+//! last one, so nothing is ever overwritten. Keyframes that cannot be written, because the disk is full or
+//! there are no file descriptors left, are held and retried by the [`Spool`].
 
 mod atomic;
 mod error;
@@ -26,10 +25,10 @@ pub use spool::{Outcome, Spool};
 use self::journal::Journal;
 use super::{colour::Colour, frame::Frame, guarded};
 
-/// Name of the file with a line a keyframe.
+/// Name of the file with one line per keyframe.
 pub const JOURNAL: &str = "frames.jsonl";
 
-/// What is known about one keyframe: a line of `frames.jsonl`. Times are seconds since 1970.
+/// Record of one keyframe: a line of `frames.jsonl`. Times are seconds since 1970.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FrameRecord {
@@ -37,7 +36,7 @@ pub struct FrameRecord {
     pub seq: u64,
     /// Name of its file in the directory; set by the writer.
     pub file: String,
-    /// Bytes of the access unit; set by the writer.
+    /// Size of the access unit in bytes; set by the writer.
     pub bytes: usize,
     /// Width in pixels.
     pub width: u32,
@@ -45,43 +44,42 @@ pub struct FrameRecord {
     pub height: u32,
     /// RTP timestamp, 90 kHz.
     pub rtp_timestamp: u32,
-    /// When the sender captured it, by the sender's clock, if it said so.
+    /// When it was captured, by the sender's clock, if the sender reported it.
     pub capture_time: Option<f64>,
-    /// When it was complete here.
+    /// When it was received completely.
     pub received_at: f64,
-    /// From capture to complete, in milliseconds, corrected for the clock offset if that is
-    /// known.
+    /// Time from capture to complete reception, in milliseconds, corrected for the clock offset if it is known.
     pub latency_ms: Option<f64>,
-    /// The sender's clock less ours, in milliseconds, if known from its answers to pings.
+    /// The sender's clock minus ours, in milliseconds, if known from its answers to pings.
     pub clock_offset_ms: Option<f64>,
-    /// RTP packets it came in.
+    /// Number of its RTP packets.
     pub packets: u32,
-    /// How many of them came by retransmission.
+    /// Number of those packets that were retransmitted.
     pub retransmitted: u32,
     /// SHA-256 of the access unit, in hexadecimal.
     pub sha256: String,
     /// Whether the hash equals the one the sender announced, if it announced one.
     pub verified: Option<bool>,
-    /// Type of the local candidate it came through, if known.
+    /// Type of the local candidate it was received on, if known.
     pub candidate_type: Option<String>,
-    /// How the peers were connected, judged from both ends, if known.
+    /// Type of the connection, taking both peers' candidates into account, if known.
     pub connection_type: Option<String>,
 }
 
-/// What was written for one keyframe.
+/// The files and the record written for one keyframe.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Written {
-    /// The files, complete.
+    /// The files, which are complete.
     pub files: Vec<PathBuf>,
-    /// The line, with what the writer set in it.
+    /// The line, including the fields set by the writer.
     pub record: FrameRecord,
-    /// Why a picture that was asked for is not among the files, when one is not.
+    /// Why a requested picture is missing from the files, if one is.
     pub unmade: Option<String>,
-    /// What its picture means as colors; none when it could not be decoded.
+    /// Colors of its picture; `None` when it could not be decoded.
     pub colour: Option<Colour>,
 }
 
-/// A keyframe as it is to be written: all its files are made, none is on the disk yet.
+/// A keyframe ready to be written: the contents of all its files exist, but none is on disk yet.
 #[derive(Debug, Clone)]
 pub struct Prepared {
     files: Vec<(PictureFormat, Bytes)>,
@@ -91,21 +89,21 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Bytes of all its files.
+    /// Total size of its files in bytes.
     fn len(&self) -> usize {
         self.files.iter().map(|(_, data)| data.len()).sum()
     }
 }
 
-/// Removes a directory in which a run made nothing: an empty journal at most. Anything else in it stays, and so
-/// does the directory.
+/// Removes the directory of a run that wrote nothing: it is empty or has only an empty journal. A directory
+/// with anything else in it is kept.
 pub fn discard_empty(dir: &Path) {
     let journal = dir.join(JOURNAL);
     let is_empty = |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.len() == 0);
     let only_journal = std::fs::read_dir(dir)
         .is_ok_and(|mut found| found.all(|one| one.is_ok_and(|one| one.path() == journal)));
     if only_journal && (is_empty(&journal) || !journal.exists()) {
-        // Whoever else is quicker keeps what is theirs: only an empty directory can be removed.
+        // Files that another process creates in the meantime are safe: only an empty directory can be removed.
         let _ = std::fs::remove_file(&journal);
         let _ = std::fs::remove_dir(dir);
     }
@@ -117,15 +115,15 @@ pub struct FrameWriter {
     dir: PathBuf,
     formats: Vec<PictureFormat>,
     next: u64,
-    /// Opened again after a failure, which may have left half a line.
+    /// `None` after a failure, which may have left half a line; it is reopened for the next keyframe.
     journal: Option<Journal>,
 }
 
 impl FrameWriter {
-    /// Makes the directory if need be, finds out that it can be written to, and where its numbers end.
+    /// Creates the directory if it does not exist, checks that it is writable, and finds its last number.
     ///
     /// # Errors
-    /// It cannot be made, read or written to, or another run writes to it.
+    /// The directory cannot be created, read or written to, or another run is writing to it.
     pub fn new(dir: &Path, formats: &[PictureFormat]) -> Result<Self, SinkError> {
         std::fs::create_dir_all(dir)
             .map_err(|cause| SinkError::CreateDirectory { path: dir.to_owned(), cause })?;
@@ -145,15 +143,15 @@ impl FrameWriter {
         &self.dir
     }
 
-    /// The number the next keyframe gets.
+    /// The number of the next keyframe.
     #[must_use]
     pub fn next_seq(&self) -> u64 {
         self.next
     }
 
-    /// Makes the files of a keyframe: its picture if it could be decoded, and the access unit if it
-    /// was requested or there is no picture. `seq`, `file` and `bytes` of the line are set here and when
-    /// it is written.
+    /// Creates the contents of a keyframe's files: its picture if it could be decoded, and the access unit if
+    /// it was requested or there is no picture. `seq`, `file` and `bytes` of the line are set here and when it
+    /// is written.
     #[must_use]
     pub fn prepare(
         &self,
@@ -169,7 +167,7 @@ impl FrameWriter {
                 match made {
                     Ok(data) => files.push((*format, Bytes::from(data))),
                     Err(cause) => {
-                        unmade = Some(format!("the {format} picture cannot be made: {cause}"));
+                        unmade = Some(format!("cannot create the {format} picture: {cause}"));
                     }
                 }
             }
@@ -181,11 +179,11 @@ impl FrameWriter {
         Prepared { files, record, unmade, colour: picture.map(|frame| frame.colour) }
     }
 
-    /// Writes what was prepared: all of its files and its line, or nothing. A number is used up only by
-    /// a keyframe that is on the disk.
+    /// Writes a prepared keyframe: all of its files and its line, or nothing. Only a keyframe that is on disk
+    /// uses up a number.
     ///
     /// # Errors
-    /// Something could not be written; it may be tried again.
+    /// Something could not be written; the keyframe may be retried.
     pub fn commit(&mut self, prepared: &Prepared) -> Result<Written, SinkError> {
         let seq = self.next;
         let paths: Vec<PathBuf> =
@@ -200,7 +198,7 @@ impl FrameWriter {
             Err(error) => {
                 self.journal = None;
                 for path in &paths[..written] {
-                    // Best effort: what stays keeps its number, see below.
+                    // Best effort: a file that stays keeps its number, see below.
                     let _ = std::fs::remove_file(path);
                 }
                 if paths.iter().any(|path| path.exists()) {
@@ -211,7 +209,7 @@ impl FrameWriter {
         }
     }
 
-    /// The steps of [`FrameWriter::commit`]; `written` counts the files that are there.
+    /// The steps of [`FrameWriter::commit`]; `written` counts the files already written.
     fn put(
         &mut self,
         seq: u64,
@@ -223,11 +221,11 @@ impl FrameWriter {
             Some(journal) => journal,
             lost => {
                 let journal = Journal::open(&self.dir.join(JOURNAL))?;
-                // A line that could not be taken back.
+                // The journal may have a line that could not be removed.
                 self.next = self.next.max(journal.last_seq() + 1);
                 if self.next > seq {
                     let path = self.dir.join(JOURNAL);
-                    let cause = std::io::Error::other(format!("it has a line {seq} already"));
+                    let cause = std::io::Error::other(format!("it already has a line {seq}"));
                     return Err(SinkError::Write { path, cause });
                 }
                 lost.insert(journal)
@@ -248,7 +246,7 @@ impl FrameWriter {
     /// Prepares and writes a keyframe in one step.
     ///
     /// # Errors
-    /// As [`FrameWriter::commit`].
+    /// See [`FrameWriter::commit`].
     pub fn write(
         &mut self,
         access_unit: &[u8],
@@ -264,7 +262,7 @@ impl FrameWriter {
     }
 }
 
-/// The highest number of a file named like ours, or 0.
+/// The highest number in the names of keyframe files, or 0.
 fn highest_number(dir: &Path) -> Result<u64, SinkError> {
     let wrong = |cause| SinkError::Read { path: dir.to_owned(), cause };
     let mut highest = 0;

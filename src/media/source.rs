@@ -1,4 +1,4 @@
-//! Where pictures come from: camera, test pattern, files, standard input, behind one trait.
+//! Sources of pictures behind one trait: camera, test pattern, files and standard input.
 //!
 //! Files and streams end; a single picture, a directory, the pattern and the camera never do.
 
@@ -32,50 +32,50 @@ use std::{fs::File, path::Path, time::Duration};
 
 use super::{encoder::bounded, frame::Frame, h264::AccessUnit};
 
-/// What a source gives: pixels to encode, or a picture that is encoded already.
+/// A picture from a source: pixels to encode, or an already encoded picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Captured {
     /// Pixels.
     Frame(Frame),
-    /// A keyframe, to be sent as it is.
+    /// A keyframe, to be sent unchanged.
     AccessUnit(AccessUnit),
 }
 
-/// A source of pictures. Calls block until there is one; run it on a thread of its own.
+/// A source of pictures. Calls block until there is a picture; run the source on its own thread.
 pub trait Source: Send {
     /// A human-readable description: one line, without a full stop.
     fn describe(&self) -> String;
 
-    /// The next picture; for a live source the newest. `None` when the source has ended.
+    /// The next picture; from a live source, the newest. `None` when the source has ended.
     ///
     /// # Errors
-    /// The source failed. A camera may be read again: it is reopened when it comes back.
+    /// The source failed. A camera may be read again: it is reopened when it is available again.
     fn next(&mut self) -> Result<Option<Captured>, SourceError>;
 
-    /// How much of the last [`Source::next`] went into making a frame of what a camera gave. Reading
-    /// a picture from a file counts as taking it.
+    /// The part of the last [`Source::next`] that was spent converting a camera's buffer to a frame.
+    /// Reading a picture from a file counts as capturing.
     fn convert_time(&self) -> Duration {
         Duration::ZERO
     }
 }
 
-/// How pictures are wanted.
+/// Requested properties of the pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SourceOptions {
-    /// Box that frames are fitted into, aspect kept. Without it frames keep their size, up to what the
-    /// encoder takes. Access units are never changed.
+    /// Box that frames are fitted into, with their aspect ratio preserved. Without it, frames keep their
+    /// size, up to the encoder's maximum. Access units are never changed.
     pub size: Option<(u32, u32)>,
 }
 
 impl SourceOptions {
-    /// Brings a frame to the wanted size.
+    /// Scales a frame to the requested size.
     ///
     /// # Errors
-    /// The wanted size is too small.
+    /// The requested size is too small.
     pub fn apply(&self, frame: Frame) -> Result<Frame, SourceError> {
         let size = (frame.width, frame.height);
         let limit = super::encoder::MAX_SIDES.0;
-        // Frames that the encoder takes keep their size.
+        // Frames that the encoder supports keep their size.
         let wanted = self.size.unwrap_or((size.0.min(limit), size.1.min(limit)));
         let scaled = match bounded(size, wanted) {
             Ok(bounded) if bounded == size => return Ok(frame),
@@ -103,7 +103,7 @@ pub fn open(spec: &SourceSpec, options: SourceOptions) -> Result<Box<dyn Source>
     })
 }
 
-/// Opens a file for reading; a directory is refused.
+/// Opens a file for reading; a directory is rejected.
 fn open_file(path: &Path) -> Result<File, SourceError> {
     let wrong = |cause| SourceError::Open { path: path.to_owned(), cause };
     let file = File::open(path).map_err(wrong)?;

@@ -287,7 +287,7 @@ recovery() {
 
     begin 'no frames'
     control percentage_of_dropped_buffers=100
-    told 'camera 0 gives no frames'
+    told 'camera 0 delivers no frames'
     control percentage_of_dropped_buffers=0
     told 'source: back after'
     more_keyframes recovery
@@ -340,13 +340,13 @@ gone() { ! kill -0 "$1" 2>/dev/null; }
 stuck() {
     control percentage_of_dropped_buffers=100
     fails stuck.log orion-peer demo --source camera
-    expect 'source: camera 0 gives no frames (waited 5 s)' stuck.log
+    expect 'source: camera 0 delivers no frames (waited 5 s)' stuck.log
     orion-peer send --source camera >interrupted.log 2>&1 &
     local send=$!
     sleep 2
     kill -INT $send
     within 10 gone $send || wrong 'Ctrl-C does not end send while it waits for a first frame'
-    if says 'gives no frames' interrupted.log; then wrong 'send ended, but not by Ctrl-C'; fi
+    if says 'delivers no frames' interrupted.log; then wrong 'send ended, but not by Ctrl-C'; fi
     control percentage_of_dropped_buffers=0
 
     start_pipeline stuck --size 320x180 --interval 500ms --duration 6s

@@ -189,7 +189,7 @@ fn a_full_disk_keeps_what_was_received() {
     let recv = rig.recv("disk/frames", &[]);
     let send = rig.send("pattern:640x360", &["--max-bytes", "30KB", "--save", "sent"]);
     let line = recv.says("trying again");
-    assert!(line.contains("disk/frames") && line.contains("free some room"), "{line}");
+    assert!(line.contains("disk/frames") && line.contains("free some disk space"), "{line}");
     let written = recv.events("keyframe").len();
     std::thread::sleep(Duration::from_secs(1));
     recv.signal(Signal::INT);

@@ -311,8 +311,7 @@ fn other_formats_are_named_with_what_converts_them() {
     ] {
         fs::write(dir.path().join(name), content).unwrap();
         let error = send(dir.path(), name).failed(1, "source");
-        let expected =
-            format!("{name} is not a picture or stream orion-peer knows: it looks like ");
+        let expected = format!("{name} is not a supported picture or stream: it looks like ");
         assert!(message(&error).starts_with(&expected), "{error}");
         assert!(message(&error).contains(looks), "{name}: {error}");
         assert!(error["remedy"].as_str().unwrap().contains(command), "{name}: {error}");

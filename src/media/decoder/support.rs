@@ -1,31 +1,31 @@
-//! What `OpenH264` decodes, judged by the parameter sets: what it does not, it calls broken, or takes
-//! without ever giving a picture.
+//! Determines from the parameter sets whether `OpenH264` can decode a stream. `OpenH264` reports
+//! unsupported streams as broken, or accepts them without ever returning a picture.
 
 use super::DecodeError;
 use crate::media::h264::{
     Demand, Format, NalType, nal_type, nal_units, slice_group_map_type, sps_demand, sps_format,
 };
 
-/// Most pixels of a picture that is decoded: 4096x2304, level 5.2 of H.264.
+/// Maximum number of pixels of a picture to decode: 4096x2304, level 5.2 of H.264.
 pub const MAX_PIXELS: u64 = 4096 * 2304;
 
-/// Macroblocks of that.
+/// The same in macroblocks.
 pub(super) const MAX_MACROBLOCKS: u64 = MAX_PIXELS / 256;
 
-/// Most macroblocks of all reference pictures: `MaxDpbMbs` of level 5.2 (ITU-T H.264 table A-1). `OpenH264`
-/// allocates as many pictures as an SPS names, whatever its level allows.
+/// Maximum number of macroblocks of all reference pictures: `MaxDpbMbs` of level 5.2 (ITU-T H.264 table
+/// `OpenH264` allocates as many pictures as an SPS requests, even more than its level allows.
 const MAX_REFERENCES: u64 = 184_320;
 
-/// Whether the pictures of an access unit (Annex B) can be decoded, as far as its parameter sets say.
+/// Checks by its parameter sets whether the pictures of an access unit (Annex B) can be decoded.
 ///
 /// # Errors
-/// They cannot: why.
+/// They cannot be decoded, for the returned reason.
 pub fn check(access_unit: &[u8]) -> Result<(), DecodeError> {
     nal_units(access_unit).try_for_each(check_nal)
 }
 
-/// Refuses a parameter set of pictures that take too much memory or are of a kind that `OpenH264` does
-/// not decode, before the decoder reads it.
+/// Rejects a parameter set before the decoder reads it, if its pictures take too much memory or are of a
+/// kind that `OpenH264` does not decode.
 pub(super) fn check_nal(nal: &[u8]) -> Result<(), DecodeError> {
     match nal_type(nal) {
         NalType::Sps => check_sps(nal),
@@ -52,7 +52,7 @@ fn check_sps(sps: &[u8]) -> Result<(), DecodeError> {
     Ok(())
 }
 
-/// What of a format `OpenH264` does not decode, and the details (openh264-sys2 0.9.9,
+/// The property of a format that `OpenH264` does not support, and the details (openh264-sys2 0.9.9,
 /// `codec/decoder/core/src/au_parser.cpp` lines 930 to 1125).
 fn unsupported(format: Format) -> Option<(String, String)> {
     let profile = || format!("{} profile", format.profile_name());
@@ -69,7 +69,7 @@ fn unsupported(format: Format) -> Option<(String, String)> {
     (!known).then(|| (format!("level {}", format.level_name()), profile()))
 }
 
-/// Slice groups are decoded with map types 0 and 1 (the same file, line 1381).
+/// Slice groups are supported only with map types 0 and 1 (the same file, line 1381).
 fn check_pps(pps: &[u8]) -> Result<(), DecodeError> {
     match slice_group_map_type(pps) {
         Some(kind @ 2..) => Err(DecodeError::Unsupported {

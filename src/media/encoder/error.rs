@@ -13,21 +13,21 @@ pub enum EncodeError {
         width: u32,
         /// Height of the picture.
         height: u32,
-        /// What `OpenH264` said.
+        /// The error from `OpenH264`.
         #[source]
         cause: openh264::Error,
     },
-    /// The frame is smaller than `OpenH264` takes.
-    #[error("cannot encode {width}x{height}: both sides need at least {MIN_SIDE} pixels")]
+    /// The frame is smaller than `OpenH264` supports.
+    #[error("cannot encode {width}x{height}: both sides must be at least {MIN_SIDE} pixels")]
     TooSmall {
         /// Width of the frame.
         width: u32,
         /// Height of the frame.
         height: u32,
     },
-    /// The frame is larger than `OpenH264` takes.
+    /// The frame is larger than `OpenH264` supports.
     #[error(
-        "cannot encode {width}x{height}: at most 3840x2160 or 2160x3840 pixels; ask for a smaller size"
+        "cannot encode {width}x{height}: the maximum is 3840x2160 or 2160x3840 pixels; use a smaller size"
     )]
     TooLarge {
         /// Width of the frame.
@@ -35,16 +35,14 @@ pub enum EncodeError {
         /// Height of the frame.
         height: u32,
     },
-    /// The budget is smaller than any picture.
-    #[error("cannot encode a keyframe in {max_bytes} bytes: at least {MIN_BUDGET} are needed")]
+    /// The budget is too small for any picture.
+    #[error("cannot encode a keyframe in {max_bytes} bytes: the minimum is {MIN_BUDGET}")]
     BudgetTooSmall {
         /// The budget.
         max_bytes: usize,
     },
     /// Even the smallest picture is over the budget.
-    #[error(
-        "cannot encode {width}x{height} in {max_bytes} bytes, however small the picture is made"
-    )]
+    #[error("cannot encode {width}x{height} in {max_bytes} bytes, even scaled down")]
     DoesNotFit {
         /// Width of the frame.
         width: u32,
@@ -53,7 +51,7 @@ pub enum EncodeError {
         /// The budget.
         max_bytes: usize,
     },
-    /// `OpenH264` did not take the QP.
+    /// `OpenH264` rejected the QP.
     #[error("cannot set QP {qp}: OpenH264 returned {code}")]
     SetQp {
         /// The QP.
@@ -61,7 +59,7 @@ pub enum EncodeError {
         /// `OpenH264`'s return code.
         code: i32,
     },
-    /// `OpenH264` did not take the slices.
+    /// `OpenH264` rejected the slices.
     #[error("cannot divide {width}x{height} into slices: OpenH264 returned {code}")]
     SetSlices {
         /// Width of the picture.
@@ -71,7 +69,7 @@ pub enum EncodeError {
         /// `OpenH264`'s return code.
         code: i32,
     },
-    /// The picture could not be made smaller.
+    /// The picture could not be scaled down.
     #[error("cannot scale the frame: {0}")]
     Scale(#[from] FrameError),
 }

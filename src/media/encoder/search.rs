@@ -1,35 +1,36 @@
-//! The search for two QPs, near each other, whose pictures lie on both sides of a budget of bytes.
-//!
-//! The size of a picture falls as QP rises, about by an eighth a step, so ln(size) is nearly a straight
-//! line. The search draws it through the two nearest sizes measured (or one and the usual slope) and
-//! goes where it meets the budget, until a QP that is too large and one that fits are near enough for
-//! their pictures to be mixed (see `slices`), or one fills the budget as it is.
+//! Searches for two nearby QPs, one whose picture fits a budget of bytes and one whose picture exceeds
+//! it. The size of a picture falls by about an eighth with each QP step, so ln(size) is nearly a
+//! straight line. The search draws this line through the two nearest measured sizes (or through one,
+//! with the usual slope) and tries the QP at which it meets the budget. It ends when a QP whose picture
+//! is too large and one whose picture fits are near enough for mixing (see `slices`), or when one
+//! picture alone fills the budget.
 
 use crate::media::frame::Frame;
 
-/// Largest QP of H.264 with 8-bit samples.
+/// Maximum QP of H.264 with 8-bit samples.
 pub(super) const MAX_QP: u8 = 51;
 
-/// Most pictures encoded in one search.
+/// Maximum number of pictures encoded in one search.
 pub(super) const MAX_PASSES: u32 = 7;
 
 /// How much ln(size) usually falls from one QP to the next.
 const USUAL_SLOPE: f64 = 0.125;
 
-/// A picture this close to the budget is used as it is: another pass could gain 0.05 dB.
+/// A picture that fills this share of the budget is used as it is: another pass could gain only 0.05
+/// dB.
 const FULL_ENOUGH: f64 = 0.98;
 
-/// Pictures whose QPs are no further apart are mixed. Two steps give the same quality as one, three
-/// 0.02 dB less.
+/// Maximum distance of the QPs of two pictures that are mixed. Two steps give the same quality as one
+/// step; three steps lose 0.02 dB.
 const NEAR: u8 = 2;
 
-/// The QP at which a picture has about this many bytes: right within 2.5 in two thirds of photos. Size
-/// goes with the differences between neighbouring pixels.
+/// Estimates the QP at which a picture takes this many bytes; correct within 2.5 for two thirds of
+/// photos. The size depends on the differences between neighboring pixels.
 pub(super) fn estimate(frame: &Frame, bytes: usize) -> f64 {
     let pixels = f64::from(frame.width) * f64::from(frame.height);
     let bits_per_pixel = bytes as f64 * 8.0 / pixels;
     let (mut sum, mut count) = (0u64, 0u64);
-    // Every fourth row is as good an estimate as all of them.
+    // Every fourth row gives as good an estimate as all rows.
     for row in frame.y.chunks_exact(frame.width as usize).step_by(4) {
         let steps = row.windows(2).map(|pair| u32::from(pair[0].abs_diff(pair[1])));
         sum += u64::from(steps.sum::<u32>());
@@ -39,20 +40,21 @@ pub(super) fn estimate(frame: &Frame, bytes: usize) -> f64 {
     (13.0 - 8.0 * bits_per_pixel.ln() + 7.2 * step.ln()).clamp(0.0, f64::from(MAX_QP))
 }
 
-/// A search in progress: `next` says what to try, `record` takes the outcome.
+/// A search in progress: `next` returns the QP to try, `record` takes the result.
 #[derive(Debug)]
 pub(super) struct Search {
     budget: f64,
     passes: u32,
-    /// The largest QP known to be too large; its size, if the encoder got that far.
+    /// The highest QP whose picture is known to exceed the budget, and its size unless the encoder
+    /// failed.
     over: Option<(u8, Option<f64>)>,
-    /// The smallest QP known to fit.
+    /// The lowest QP whose picture is known to fit, and its size.
     fits: Option<(u8, f64)>,
     start: u8,
 }
 
 impl Search {
-    /// A search that begins at QP `start`, best near the outcome.
+    /// Starts a search at QP `start`, which should be near the result.
     pub(super) fn new(budget: usize, start: u8) -> Self {
         Self { budget: budget as f64, passes: 0, over: None, fits: None, start }
     }
@@ -77,16 +79,17 @@ impl Search {
         }
         let crossing = self.crossing();
         let guess = match (self.over, self.fits) {
-            // The opposite side of the crossing is still missing.
+            // There is no QP on the other side of the crossing yet.
             (None, Some(_)) => crossing.floor(),
-            // With few passes left and nothing that fits, too small is better than none.
+            // With few passes left and no picture that fits, a picture that is too small is better than
+            // none.
             (_, None) if left <= 3 => crossing.ceil() + 2.0,
             _ => crossing.ceil(),
         };
         Some((guess as u8).clamp(low, high))
     }
 
-    /// Takes the size of the picture at `qp`; `None` when it was too large for the encoder itself.
+    /// Records the size of the picture at `qp`; `None` when it was too large for the encoder itself.
     pub(super) fn record(&mut self, qp: u8, size: Option<usize>) {
         self.passes += 1;
         match size.map(|size| size as f64) {
@@ -109,7 +112,7 @@ impl Search {
         }
     }
 
-    /// Where ln(size) meets the budget, in QP.
+    /// The QP at which ln(size) meets the budget.
     fn crossing(&self) -> f64 {
         let target = self.budget.ln();
         let along =
@@ -154,13 +157,13 @@ mod tests {
     }
 
     #[test]
-    fn a_steady_scene_takes_two_passes_at_most() {
+    fn a_steady_scene_takes_at_most_two_passes() {
         for at_zero in [1.8e6, 1.9e6, 2e6, 2.1e6, 2.2e6] {
             let size = curve(at_zero, 0.125);
             let first = run(100_000, 28, &size);
             let again = run(100_000, fitting(&first).unwrap(), &size);
             assert!(again.passes() <= 2, "{again:?}");
-            // A little more or less in the picture.
+            // The scene changes slightly.
             for change in [0.95, 1.05] {
                 let moved = run(100_000, fitting(&first).unwrap(), curve(at_zero * change, 0.125));
                 assert!(moved.passes() <= 2, "{moved:?}");
@@ -169,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_of_the_scale() {
+    fn the_search_stops_at_the_minimum_and_maximum_qp() {
         assert_eq!(fitting(&run(100_000, 28, |_| Some(500))), Some(0));
         let hopeless = run(100_000, 28, |_| Some(200_000));
         assert_eq!((fitting(&hopeless), hopeless.next()), (None, None));
@@ -179,7 +182,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ends_on_both_sides_of_the_budget(at_zero in 2e4..2e7f64, slope in 0.09..0.16f64, budget in 5_000usize..300_000, start in 0u8..=51) {
+        fn a_search_ends_just_below_and_above_the_budget(at_zero in 2e4..2e7f64, slope in 0.09..0.16f64, budget in 5_000usize..300_000, start in 0u8..=51) {
             let size = curve(at_zero, slope);
             let best = (0..=MAX_QP).find(|qp| size(*qp).unwrap() <= budget);
             let search = run(budget, start, &size);
@@ -195,7 +198,7 @@ mod tests {
         }
 
         #[test]
-        fn never_takes_one_that_does_not_fit(steps in proptest::collection::vec(0.0..0.6f64, 52), budget in 1_000usize..200_000, broken in 0u8..52, start in 0u8..=51) {
+        fn a_picture_that_does_not_fit_is_never_used(steps in proptest::collection::vec(0.0..0.6f64, 52), budget in 1_000usize..200_000, broken in 0u8..52, start in 0u8..=51) {
             let sizes: Vec<usize> = steps.iter().scan(16.0, |ln, step| { *ln -= step; Some(f64::exp(*ln) as usize) }).collect();
             let size = |qp: u8| (qp >= broken).then(|| sizes[usize::from(qp)]);
             let search = run(budget, start, size);

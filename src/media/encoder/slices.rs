@@ -1,26 +1,23 @@
-//! A picture in slices, and the finest step there is in the size of a picture.
-//!
-//! One QP step changes the size by an eighth. A slice is coded without any look at the others (§7.4.3),
-//! so a picture may be put together from the slices of two passes at different QPs: of all the ways to
-//! choose, the one that fills the budget best is taken. Unlike shares of the picture make the sums of
-//! their sizes fine: four slices are good for 99 % of the budget, and cost 0.9 % of it themselves.
+//! Divides pictures into slices, which allows finer steps in picture size. One QP step changes the size
+//! by an eighth. A slice is coded independently of the others (§7.4.3), so a picture can be assembled
+//! from the slices of two passes at different QPs; the combination that fills the budget best is used.
+//! Slices of unequal size give finer steps: four slices fill 99 % of the budget, and cost 0.9 % of it.
 
 use crate::media::h264::{NalType, append_nal, nal_type, nal_units, with_idr_pic_id};
 
-/// Shares of the picture's height. Near enough to each other for two threads to be done at the same
-/// time.
+/// The slices' shares of the picture height, similar enough for two threads to finish at the same time.
 const SHARES: [u32; 4] = [3, 4, 5, 6];
 
-/// A picture of fewer macroblock rows than this is one slice.
+/// A picture with fewer macroblock rows than this is one slice.
 const MIN_ROWS: u32 = 18;
 
-/// `OpenH264` codes a picture of at most this many macroblocks as one slice, whatever its options.
+/// `OpenH264` codes a picture of at most this many macroblocks as one slice, regardless of its options.
 const MAX_SINGLE: u32 = 48;
 
 /// Length of a start code.
 const START_CODE: usize = crate::media::h264::START_CODE.len();
 
-/// Macroblocks of each slice of a picture with these sides: whole rows.
+/// Number of macroblocks of each slice of a picture of this size; slices consist of whole rows.
 pub(super) fn layout((width, height): (u32, u32)) -> Vec<u32> {
     let (columns, rows) = (width.div_ceil(16), height.div_ceil(16));
     if rows < MIN_ROWS || columns * rows <= MAX_SINGLE {
@@ -41,20 +38,20 @@ pub(super) fn layout((width, height): (u32, u32)) -> Vec<u32> {
         .collect()
 }
 
-/// What one pass of the encoder wrote.
+/// Output of one encoder pass.
 #[derive(Debug, Clone)]
 pub(super) struct Pass {
     /// QP of the whole picture.
     pub(super) qp: u8,
-    /// SPS and PPS, Annex B.
+    /// SPS and PPS in Annex B format.
     parameter_sets: Vec<u8>,
     slices: Vec<Vec<u8>>,
 }
 
-/// A picture put together.
+/// A picture assembled from the slices of two passes.
 #[derive(Debug)]
 pub(super) struct Mixed {
-    /// The access unit, Annex B.
+    /// The access unit in Annex B format.
     pub(super) data: Vec<u8>,
     /// Mean QP of its macroblocks.
     pub(super) qp: f64,
@@ -90,8 +87,8 @@ impl Pass {
     }
 }
 
-/// The picture of a pass that fits the budget, with those slices of a larger one put in that fill it
-/// best. `macroblocks` are those of each slice.
+/// Takes the picture of a pass that fits the budget and replaces slices with those of a larger one so
+/// that the budget is filled best. `macroblocks` are the numbers of macroblocks of the slices.
 pub(super) fn mix(fits: &Pass, larger: Option<&Pass>, budget: usize, macroblocks: &[u32]) -> Mixed {
     let larger = larger.filter(|larger| fits.mixes_with(larger));
     let chosen = larger.map_or(0, |larger| best(fits, larger, budget));
@@ -108,7 +105,7 @@ pub(super) fn mix(fits: &Pass, larger: Option<&Pass>, budget: usize, macroblocks
     Mixed { data, qp: sum / count }
 }
 
-/// Which slices to take from the larger pass, a bit each: the most bytes within the budget.
+/// The slices to take from the larger pass, one bit per slice, for the maximum size within the budget.
 fn best(fits: &Pass, larger: &Pass, budget: usize) -> u32 {
     let more: Vec<(usize, usize)> = fits.sizes().zip(larger.sizes()).collect();
     let size = |choice: u32| {
@@ -132,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn slices_are_whole_rows_in_unlike_shares() {
+    fn slices_are_whole_rows_of_unequal_shares() {
         assert_eq!(layout((1280, 720)), [8 * 80, 10 * 80, 12 * 80, 15 * 80]);
         assert_eq!(layout((1920, 1080)).iter().sum::<u32>(), 120 * 68);
         assert_eq!(layout((320, 240)), [20 * 15]);
@@ -141,11 +138,11 @@ mod tests {
     }
 
     #[test]
-    fn the_choice_that_fills_best_is_taken() {
+    fn the_combination_that_fills_the_budget_best_is_used() {
         let (fits, larger) = (pass(20, &[10, 20, 30, 40]), pass(19, &[15, 29, 42, 60]));
         let budget = fits.len() + 21;
         let mixed = mix(&fits, Some(&larger), budget, &[1, 1, 1, 1]);
-        // 9 of the second and 12 of the third.
+        // The second slice grows by 9 bytes and the third by 12.
         assert_eq!(mixed.data.len(), budget);
         assert!((mixed.qp - 19.5).abs() < 1e-9);
         let alone = mix(&fits, None, budget, &[1, 1, 1, 1]);
@@ -156,7 +153,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_over_the_budget_nor_smaller_than_what_fits(sizes in proptest::collection::vec((1usize..500, 1usize..500), 1..5), spare in 0usize..400) {
+        fn a_mix_is_within_the_budget_and_not_smaller_than_the_fitting_pass(sizes in proptest::collection::vec((1usize..500, 1usize..500), 1..5), spare in 0usize..400) {
             let (small, large): (Vec<_>, Vec<_>) = sizes.into_iter().unzip();
             let (fits, larger) = (pass(30, &small), pass(28, &large));
             let budget = fits.len() + spare;

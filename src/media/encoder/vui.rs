@@ -1,4 +1,4 @@
-//! What the VUI of the stream says of the colors (ITU-T H.264 §E.2.1).
+//! The color description in the VUI of the stream (ITU-T H.264 §E.2.1).
 
 use openh264::encoder::{
     ColorPrimaries as Primaries, MatrixCoefficients as Matrix, TransferCharacteristics as Transfer,
@@ -7,8 +7,8 @@ use openh264::encoder::{
 
 use crate::media::colour::Colour;
 
-/// The VUI of frames of this color. Code points that the `openh264` crate has no name for are left
-/// unspecified.
+/// The VUI for frames with these colors. Code points that the `openh264` crate does not name are
+/// left unspecified.
 pub(super) fn of(colour: Colour) -> VuiConfig {
     let primaries = [
         Primaries::Bt709,

@@ -1,7 +1,7 @@
-//! Bits of a NAL unit's payload: emulation prevention (§7.4.1) and Exp-Golomb codes (§9.1), read and
-//! written.
+//! Reads and writes the bits of a NAL unit's payload: emulation prevention (§7.4.1) and Exp-Golomb
+//! codes (§9.1).
 
-/// The payload without emulation prevention bytes (§7.4.1), at most `limit` bytes of it.
+/// The payload without emulation prevention bytes (§7.4.1), limited to `limit` bytes.
 pub(super) fn unescape(payload: &[u8], limit: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(payload.len().min(limit));
     let mut zeros = 0;
@@ -19,10 +19,10 @@ pub(super) fn unescape(payload: &[u8], limit: usize) -> Vec<u8> {
     out
 }
 
-/// Bits of an RBSP, most significant first, with Exp-Golomb codes (§9.1).
+/// Reads the bits of an RBSP, most significant first, including Exp-Golomb codes (§9.1).
 pub(super) struct Bits<'a> {
     data: &'a [u8],
-    /// Bits read.
+    /// Number of bits read.
     pub(super) at: usize,
 }
 
@@ -67,21 +67,21 @@ impl<'a> Bits<'a> {
 /// Writes the bits of an RBSP, most significant first, with emulation prevention.
 pub(super) struct BitWriter {
     payload: Vec<u8>,
-    /// Zero bytes at the end of `payload`.
+    /// Number of zero bytes at the end of `payload`.
     zeros: u32,
     held: u64,
     held_bits: u32,
 }
 
 impl BitWriter {
-    /// Goes on after these bytes, the header of a NAL unit.
+    /// Starts a NAL unit with these header bytes.
     pub(super) fn after(header: &[u8], capacity: usize) -> Self {
         let mut payload = Vec::with_capacity(capacity);
         payload.extend_from_slice(header);
         Self { payload, zeros: 0, held: 0, held_bits: 0 }
     }
 
-    /// Writes the lowest `count` bits of a value, at most 32.
+    /// Writes the `count` least significant bits of a value, at most 32.
     pub(super) fn write(&mut self, value: u32, count: u32) {
         let mask = (1u64 << count) - 1;
         self.held = self.held << count | u64::from(value) & mask;
@@ -101,11 +101,11 @@ impl BitWriter {
         self.write(code as u32 & 1, 1);
     }
 
-    /// Copies the bits `from` to `to` of an RBSP, which has that many.
+    /// Copies the bits from `from` to `to` of an RBSP, which must have at least `to` bits.
     pub(super) fn copy(&mut self, rbsp: &[u8], from: usize, to: usize) {
         let mut at = from;
         while at < to {
-            // To the end of a byte at most.
+            // At most to the end of a byte.
             let (skipped, count) = (at % 8, (8 - at % 8).min(to - at));
             let byte = u32::from(rbsp[at / 8]);
             self.write(byte >> (8 - skipped - count), count as u32);
@@ -113,7 +113,7 @@ impl BitWriter {
         }
     }
 
-    /// The NAL unit, its last byte filled up with zero bits.
+    /// Returns the NAL unit, with its last byte padded with zero bits.
     pub(super) fn finish(mut self) -> Vec<u8> {
         if self.held_bits > 0 {
             self.write(0, 8 - self.held_bits);

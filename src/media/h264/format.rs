@@ -1,25 +1,25 @@
-//! Profile, level and sample format of a sequence parameter set (§7.4.2.1.1, Annex A), by their names.
+//! Names of the profile, level and sample format of a sequence parameter set (§7.4.2.1.1, Annex A).
 
 use std::fmt;
 
-/// What kind of pictures an SPS describes.
+/// Format of the pictures that an SPS describes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-// Facts of their own, not one state.
+// Independent facts, not one state.
 #[allow(clippy::struct_excessive_bools)]
 pub struct Format {
     /// `profile_idc`.
     pub profile: u8,
     /// `level_idc`: ten times the level.
     pub level: u8,
-    /// `constraint_set1_flag`: Baseline without what Main lacks.
+    /// `constraint_set1_flag`: Baseline without the features that Main lacks.
     pub constrained: bool,
-    /// `constraint_set3_flag`: in the High profiles from 110 on intra pictures alone.
+    /// `constraint_set3_flag`: intra pictures only, in High profiles from 110.
     pub intra: bool,
-    /// `chroma_format_idc`: 0 is monochrome, then 4:2:0, 4:2:2 and 4:4:4.
+    /// `chroma_format_idc`: 0 to 3 for monochrome, 4:2:0, 4:2:2 and 4:4:4.
     pub chroma: u32,
-    /// Bits of the luma samples, or of the chroma samples where those have more.
+    /// Number of bits per luma or chroma sample, whichever is larger.
     pub bits: u32,
-    /// Fields may be coded (`frame_mbs_only_flag` 0): field pictures or MBAFF.
+    /// Whether fields may be coded (`frame_mbs_only_flag` 0): field pictures or MBAFF.
     pub interlaced: bool,
 }
 
@@ -50,7 +50,7 @@ impl Format {
         name.to_owned()
     }
 
-    /// Level, as `5.2`.
+    /// Name of the level, such as `5.2`.
     #[must_use]
     pub fn level_name(self) -> String {
         format!("{}.{}", self.level / 10, self.level % 10)

@@ -1,4 +1,4 @@
-//! The one field of a picture parameter set (§7.3.2.2) that matters here.
+//! The one field of a picture parameter set (§7.3.2.2) that is needed here.
 
 use super::{
     NalType,
@@ -6,8 +6,8 @@ use super::{
     nal_type,
 };
 
-/// `slice_group_map_type` of a PPS, given without its start code; `None` without slice groups, or when it
-/// cannot be read.
+/// `slice_group_map_type` of a PPS given without its start code; `None` if there are no slice groups or
+/// the PPS cannot be parsed.
 #[must_use]
 pub fn slice_group_map_type(pps: &[u8]) -> Option<u32> {
     if nal_type(pps) != NalType::Pps {
@@ -27,7 +27,7 @@ mod tests {
     use super::{super::bits::BitWriter, *};
 
     #[test]
-    fn slice_groups_are_seen() {
+    fn the_type_of_slice_groups_is_read() {
         let pps = |groups: u32, kind: u32| {
             let mut pps = BitWriter::after(&[0x68], 8);
             pps.ue(0);

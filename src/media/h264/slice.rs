@@ -1,4 +1,4 @@
-//! The few fields of slice headers that matter here (§7.3.3).
+//! The few fields of slice headers that are needed here (§7.3.3).
 
 use super::{
     NalType,
@@ -7,11 +7,11 @@ use super::{
     sps::Sps,
 };
 
-/// Bytes that hold the header's fields as far as they are read.
+/// Number of bytes that contain all header fields read here.
 const HEADER: usize = 64;
 
-/// `idr_pic_id` of the first IDR slice of an access unit that brings its own SPS. Two IDR pictures in
-/// a row must differ in it (§7.4.3).
+/// `idr_pic_id` of the first IDR slice of an access unit that contains its SPS. Two consecutive IDR
+/// pictures must differ in it (§7.4.3).
 #[must_use]
 pub fn idr_pic_id(annex_b: &[u8]) -> Option<u32> {
     let sps = Sps::read(nal_units(annex_b).find(|nal| nal_type(nal) == NalType::Sps)?)?;
@@ -22,8 +22,8 @@ pub fn idr_pic_id(annex_b: &[u8]) -> Option<u32> {
     bits.ue()
 }
 
-/// The same IDR slice with another `idr_pic_id`, for an SPS and a slice without start codes. With
-/// CAVLC only: CABAC's slice data begins on a whole byte and cannot be moved by bits.
+/// The same IDR slice with another `idr_pic_id`; SPS and slice are given without start codes. Works only
+/// with CAVLC: CABAC's slice data is byte-aligned and cannot be shifted by bits.
 #[must_use]
 pub fn with_idr_pic_id(sps: &[u8], slice: &[u8], id: u32) -> Option<Vec<u8>> {
     let sps = Sps::read(sps)?;
@@ -33,7 +33,7 @@ pub fn with_idr_pic_id(sps: &[u8], slice: &[u8], id: u32) -> Option<Vec<u8>> {
     skip_to_idr_pic_id(&sps, &mut bits)?;
     let begin = bits.at;
     bits.ue()?;
-    // The last bit set is the stop bit of §7.3.2.11.
+    // The last set bit is the stop bit of §7.3.2.11.
     let last = rbsp.iter().rposition(|byte| *byte != 0)?;
     let end = last * 8 + 8 - rbsp[last].trailing_zeros() as usize;
     let mut writer = BitWriter::after(&[*header], slice.len() + 16);
@@ -43,14 +43,14 @@ pub fn with_idr_pic_id(sps: &[u8], slice: &[u8], id: u32) -> Option<Vec<u8>> {
     Some(writer.finish())
 }
 
-/// First field of a slice header: 0 where a new picture begins.
+/// First field of a slice header; 0 in the first slice of a picture.
 pub(super) fn first_mb_in_slice(slice: &[u8]) -> Option<u32> {
     let rbsp = unescape(slice.get(1..)?, 8);
     Bits::new(&rbsp).ue()
 }
 
-/// Whether an access unit is a picture whose slices are all intra (`slice_type` 2 and 7, §7.4.3), IDR or
-/// not.
+/// Whether an access unit is a picture with only intra slices (`slice_type` 2 and 7, §7.4.3), whether
+/// IDR or not.
 #[must_use]
 pub fn is_intra(annex_b: &[u8]) -> bool {
     let mut slices = nal_units(annex_b).filter(|nal| nal_type(nal).is_slice()).peekable();
@@ -98,7 +98,7 @@ mod tests {
         sps.finish()
     }
 
-    /// An IDR slice with this `idr_pic_id` and whatever slice data.
+    /// An IDR slice with this `idr_pic_id` and any slice data.
     fn slice(first: u32, id: u32, data: &[u8]) -> Vec<u8> {
         let mut slice = BitWriter::after(&[0x65], data.len() + 16);
         for code in [first, 7, 0] {
@@ -130,7 +130,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_but_the_id_changes(first in 0u32..3600, before in 0u32..70_000, after in 0u32..70_000, data in proptest::collection::vec(prop_oneof![4 => Just(0u8), 1 => 0u8..5, 1 => any::<u8>()], 0..200)) {
+        fn only_the_id_changes(first in 0u32..3600, before in 0u32..70_000, after in 0u32..70_000, data in proptest::collection::vec(prop_oneof![4 => Just(0u8), 1 => 0u8..5, 1 => any::<u8>()], 0..200)) {
             let original = slice(first, before, &data);
             let changed = with_idr_pic_id(&sps(), &original, after).unwrap();
             prop_assert_eq!(&changed, &slice(first, after, &data));
@@ -138,7 +138,7 @@ mod tests {
             append_nal(&mut unit, &sps());
             append_nal(&mut unit, &changed);
             prop_assert_eq!(idr_pic_id(&unit), Some(after));
-            // No start code is created within it.
+            // The change does not create a start code.
             prop_assert_eq!(nal_units(&unit).count(), 2);
         }
 

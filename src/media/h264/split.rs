@@ -1,4 +1,4 @@
-//! Cuts an Annex B byte stream into access units (§7.4.1.2.3) as its bytes arrive.
+//! Splits an Annex B byte stream into access units (§7.4.1.2.3) as its bytes arrive.
 
 use std::collections::VecDeque;
 
@@ -6,12 +6,12 @@ use bytes::Bytes;
 
 use super::{NalType, append_nal, find_start_code, nal_type, slice::first_mb_in_slice, trim_zeros};
 
-/// Cuts a byte stream into access units. An access unit begins at a delimiter, a parameter set, an SEI
-/// or a slice with `first_mb_in_slice` 0, if the one before has a slice already.
+/// Splits a byte stream into access units. A new access unit begins at a delimiter, a parameter set,
+/// an SEI or a slice with `first_mb_in_slice` 0, if the current one already has a slice.
 #[derive(Debug, Default)]
 pub struct AccessUnitSplitter {
     pending: Vec<u8>,
-    /// Where in `pending` the NAL unit under way begins, once its start code was seen.
+    /// Offset in `pending` of the current NAL unit, once its start code was found.
     nal_start: Option<usize>,
     scanned: usize,
     unit: Vec<u8>,
@@ -28,7 +28,7 @@ impl AccessUnitSplitter {
             self.nal_start = Some(at + 3);
             self.scanned = at + 3;
         }
-        // A start code may be cut in two: look at the last two bytes again.
+        // A start code may be split: search the last two bytes again.
         self.scanned = self.scanned.max(self.pending.len().saturating_sub(2));
         let done = self.nal_start.unwrap_or(self.scanned);
         self.pending.drain(..done);
@@ -36,7 +36,7 @@ impl AccessUnitSplitter {
         self.nal_start = self.nal_start.map(|_| 0);
     }
 
-    /// The stream has ended: what is left is the last access unit.
+    /// The stream has ended: the remaining bytes are the last access unit.
     pub fn finish(&mut self) {
         self.take_nal(self.pending.len());
         self.pending.clear();
@@ -50,7 +50,7 @@ impl AccessUnitSplitter {
         self.ready.pop_front()
     }
 
-    /// Bytes held for access units that are not complete.
+    /// Number of bytes held for incomplete access units.
     #[must_use]
     pub fn held(&self) -> usize {
         self.pending.len() + self.unit.len()
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_h264_is_not_kept() {
+    fn bytes_that_are_not_h264_are_discarded() {
         let mut splitter = AccessUnitSplitter::default();
         splitter.push(&[7; 10_000]);
         assert!(splitter.held() <= 2);
@@ -129,7 +129,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn chunks_do_not_matter(data in proptest::collection::vec(prop_oneof![Just(0u8), Just(1), Just(0x65), Just(FIRST), any::<u8>()], 0..300), chunk in 1usize..50) {
+        fn the_chunk_size_does_not_matter(data in proptest::collection::vec(prop_oneof![Just(0u8), Just(1), Just(0x65), Just(FIRST), any::<u8>()], 0..300), chunk in 1usize..50) {
             prop_assert_eq!(split(&data, chunk), split(&data, 1000));
         }
     }

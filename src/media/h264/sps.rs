@@ -1,5 +1,5 @@
-//! The few fields read from a sequence parameter set (§7.3.2.1): picture size, profile and level, colour.
-//! Reading stops with `None` at the first thing that makes no sense.
+//! The few fields read from a sequence parameter set (§7.3.2.1): picture size, profile and level, colors.
+//! Parsing returns `None` at the first field that is not valid.
 
 use super::{
     NalType,
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::media::colour::Colour;
 
-/// Maximum side accepted; level 6.2 ends at 16,888.
+/// Maximum side accepted; level 6.2 allows at most 16,888.
 const MAX_SIDE: u64 = 16_888;
 
 /// `profile_idc`, constraint flags and `level_idc` as in SDP's `profile-level-id` (RFC 6184 §8.1).
@@ -23,34 +23,34 @@ pub fn profile_level_id(sps: &[u8]) -> Option<u32> {
     }
 }
 
-/// Width and height of the pictures an SPS describes, cropping applied.
+/// Width and height of the pictures that an SPS describes, after cropping.
 #[must_use]
 pub fn sps_dimensions(sps: &[u8]) -> Option<(u32, u32)> {
     Sps::read(sps).map(|sps| (sps.crop.width, sps.crop.height))
 }
 
-/// What the planes of the pictures an SPS describes mean as colours (§E.1.1).
+/// The colors of the pictures that an SPS describes (§E.1.1).
 #[must_use]
 pub fn sps_colour(sps: &[u8]) -> Colour {
     Sps::read(sps).map_or(Colour::UNSPECIFIED, |sps| sps.colour)
 }
 
-/// What decoding the pictures of an SPS takes.
+/// Memory needed to decode the pictures that an SPS describes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Demand {
-    /// Macroblocks of a picture as it is coded, before cropping.
+    /// Number of macroblocks of a picture as coded, before cropping.
     pub macroblocks: u64,
     /// `max_num_ref_frames`.
     pub references: u32,
 }
 
-/// What decoding the pictures of an SPS takes; `None` when the SPS makes no sense.
+/// Memory needed to decode the pictures that an SPS describes; `None` when the SPS is not valid.
 #[must_use]
 pub fn sps_demand(sps: &[u8]) -> Option<Demand> {
     Sps::read(sps).map(|sps| sps.demand)
 }
 
-/// Profile and sample format of the pictures an SPS describes; `None` when the SPS makes no sense.
+/// Profile and sample format of the pictures that an SPS describes; `None` when the SPS is not valid.
 #[must_use]
 pub fn sps_format(sps: &[u8]) -> Option<Format> {
     Sps::read(sps).map(|sps| sps.format)
@@ -59,24 +59,25 @@ pub fn sps_format(sps: &[u8]) -> Option<Format> {
 /// The part of a coded picture that is shown, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Crop {
-    /// Pixels cut off at the left.
+    /// Pixels removed at the left.
     pub left: u32,
-    /// Pixels cut off at the top.
+    /// Pixels removed at the top.
     pub top: u32,
-    /// Width of what is left.
+    /// Width of the shown part.
     pub width: u32,
-    /// Height of what is left.
+    /// Height of the shown part.
     pub height: u32,
 }
 
-/// The same SPS for whole pictures, and what of them is to be shown; `None` for one that does not crop.
+/// The same SPS for uncropped pictures, and the part of them to show; `None` for an SPS that does not
+/// crop.
 #[must_use]
 pub fn without_cropping(sps: &[u8]) -> Option<(Vec<u8>, Crop)> {
     let fields = Sps::read(sps)?;
     let (begin, end) = fields.cropping?;
     let (header, payload) = sps.split_first()?;
     let rbsp = unescape(payload, usize::MAX);
-    // The last bit set is the stop bit of §7.3.2.11.
+    // The last set bit is the stop bit of §7.3.2.11.
     let last = rbsp.iter().rposition(|byte| *byte != 0)?;
     let stop = last * 8 + 8 - rbsp[last].trailing_zeros() as usize;
     let mut writer = BitWriter::after(&[*header], sps.len() + 4);
@@ -88,7 +89,7 @@ pub fn without_cropping(sps: &[u8]) -> Option<(Vec<u8>, Crop)> {
 
 pub(super) struct Sps {
     crop: Crop,
-    /// Bits of the RBSP from `frame_cropping_flag` to the last offset, when it is set.
+    /// Range of the bits from `frame_cropping_flag` to the last offset in the RBSP, if the flag is set.
     cropping: Option<(usize, usize)>,
     demand: Demand,
     format: Format,
@@ -169,7 +170,7 @@ impl Sps {
     }
 }
 
-/// What only the High profiles say of the samples.
+/// The sample format, which only the High profiles specify.
 struct Samples {
     /// `chroma_format_idc`.
     chroma: u32,
@@ -179,7 +180,7 @@ struct Samples {
 }
 
 impl Samples {
-    /// `chroma_format_idc` to the scaling lists.
+    /// Reads the fields from `chroma_format_idc` to the scaling lists.
     fn read(bits: &mut Bits<'_>) -> Option<Self> {
         let chroma = bits.ue().filter(|format| *format <= 3)?;
         let separate_planes = chroma == 3 && bits.bit()? == 1;
@@ -196,8 +197,8 @@ impl Samples {
         Some(Self { chroma, separate_planes, bits: luma_bits.max(chroma_bits) })
     }
 
-    /// Pixels and lines of a cropping unit of frames (equations 7-19 to 7-22): those of a chroma sample,
-    /// and one if there is no chroma or its planes are coded separately.
+    /// Pixels and lines of a cropping unit of frames (equations 7-19 to 7-22): the size of a chroma
+    /// sample, or one pixel if there is no chroma or its planes are coded separately.
     fn crop_unit(&self) -> (u64, u64) {
         match self.chroma {
             1 => (2, 2),
@@ -240,7 +241,7 @@ fn picture_order_fields(bits: &mut Bits<'_>) -> Option<()> {
     Some(())
 }
 
-/// The VUI's colour, when there is one.
+/// The colors in the VUI, if specified.
 fn vui_colour(bits: &mut Bits<'_>) -> Option<Colour> {
     let present = |bits: &mut Bits<'_>| bits.bit().map(|bit| bit == 1);
     if !present(bits)? {
@@ -308,14 +309,14 @@ mod tests {
     }
 
     #[test]
-    fn baseline_720p() {
+    fn a_baseline_sps_of_720p_is_parsed() {
         let sps = baseline().ue(79).ue(44).bits(1, 1).bits(1, 1).bits(0, 2).nal(0x67);
         assert_eq!(sps_dimensions(&sps), Some((1280, 720)));
         assert_eq!(profile_level_id(&sps), Some(0x0042_e01f));
     }
 
     #[test]
-    fn cropping_makes_1080_of_1088() {
+    fn cropping_reduces_1088_lines_to_1080() {
         let sps = baseline().ue(119).ue(67).bits(0b111, 3).ue(0).ue(0).ue(0).ue(4).bits(0, 1);
         let sps = sps.nal(0x67);
         assert_eq!(sps_dimensions(&sps), Some((1920, 1080)));
@@ -323,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn high_profile_with_scaling_lists_and_interlace() {
+    fn a_high_profile_sps_with_scaling_lists_and_interlace_is_parsed() {
         let sps = Writer::default().bits(100, 8).bits(0x0c28, 16).ue(0).ue(1).ue(0).ue(0);
         // Two lists, one ended immediately (delta -8), the others absent.
         let sps = sps.bits(0b01, 2).bits(1, 1).ue(16).bits(0, 7);
@@ -333,7 +334,7 @@ mod tests {
         assert_eq!(sps_dimensions(&sps.nal(0x67)), Some((638, 944)));
     }
 
-    /// High profile of 1920x1088 cropped to 1079 lines or what `crop` makes of it.
+    /// High profile of 1920x1088 with this cropping.
     fn high(chroma: u64, separate: bool, frames_only: bool, crop: [u64; 4]) -> Writer {
         let sps = Writer::default().bits(100, 8).bits(0x0028, 16).ue(0).ue(chroma);
         let sps = if chroma == 3 { sps.bits(u64::from(separate), 1) } else { sps };
@@ -344,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cropping_unit_is_that_of_the_chroma_format() {
+    fn the_cropping_unit_depends_on_the_chroma_format() {
         // Equations 7-19 to 7-22: SubWidthC and SubHeightC, 1 for ChromaArrayType 0, two lines for fields.
         for (chroma, separate, frames_only, expected) in [
             (0, false, true, (1917, 1081)),
@@ -364,13 +365,13 @@ mod tests {
     }
 
     #[test]
-    fn cropping_can_be_taken_out() {
+    fn cropping_can_be_removed() {
         let cropped = high(0, false, true, [1, 2, 3, 4]).nal(0x67);
         let (whole, crop) = without_cropping(&cropped).unwrap();
         assert_eq!(crop, Crop { left: 1, top: 3, width: 1917, height: 1081 });
         assert_eq!(sps_dimensions(&whole), Some((1920, 1088)));
         assert_eq!(without_cropping(&whole), None);
-        // What comes after it stays: a VUI with a range.
+        // The fields after the cropping are kept: a VUI with a range.
         let sps = Writer::default().bits(66, 8).bits(0xe01f, 16).ue(0).ue(0).ue(2).ue(1).bits(0, 1);
         let sps = sps.ue(79).ue(44).bits(0b111, 3).ue(0).ue(1).ue(0).ue(2);
         let sps = sps.bits(0b1001, 4).bits(5, 3).bits(0b10, 2).nal(0x67);
@@ -400,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn colour_is_read_from_the_vui() {
+    fn colors_are_read_from_the_vui() {
         let size = || baseline().ue(79).ue(44).bits(0b110, 3);
         assert_eq!(sps_colour(&size().bits(0, 1).nal(0x67)), Colour::UNSPECIFIED);
         // Extended_SAR 4:3, overscan, full range, sRGB primaries and transfer, BT.709 matrix.
@@ -408,7 +409,7 @@ mod tests {
         let vui = vui.bits(1, 1).bits(5, 3).bits(0b11, 2).bits(1, 8).bits(13, 8).bits(1, 8);
         let expected = Colour { full_range: true, primaries: 1, transfer: 13, matrix: 1 };
         assert_eq!(sps_colour(&vui.nal(0x67)), expected);
-        // Range alone.
+        // Range only.
         let range = size().bits(0b1001, 4).bits(5, 3).bits(0b10, 2);
         assert_eq!(
             sps_colour(&range.nal(0x67)),
@@ -418,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_none() {
+    fn an_sps_that_is_not_valid_is_rejected() {
         let crop = baseline().ue(0).ue(0).bits(0b111, 3).ue(90).ue(90).ue(0).ue(0).bits(0, 1);
         assert_eq!(sps_dimensions(&crop.nal(0x67)), None);
         let huge = baseline().ue(u64::from(u32::MAX) - 1).ue(44).bits(0b110, 3).nal(0x67);

@@ -1,4 +1,4 @@
-//! Files that appear complete or not at all: written under another name, synced, renamed.
+//! Files that appear complete or not at all: they are written under another name, synced and renamed.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -8,10 +8,10 @@ use std::{
 
 use super::SinkError;
 
-/// Writes a file; under its name there is all of it or nothing. A file that is there already is kept.
+/// Writes a file that appears under its name complete or not at all. An existing file is kept.
 ///
 /// # Errors
-/// Writing failed (nothing is left behind), or the file is there already.
+/// Writing failed (nothing is left behind), or the file already exists.
 pub(super) fn write(
     path: &Path,
     content: impl FnOnce(&mut File) -> io::Result<()>,
@@ -31,10 +31,10 @@ pub(super) fn write(
     result.map_err(wrong)
 }
 
-/// Makes sure that files can be made in a directory.
+/// Checks that files can be created in a directory.
 ///
 /// # Errors
-/// They cannot.
+/// Files cannot be created.
 pub(super) fn check_writable(dir: &Path) -> Result<(), SinkError> {
     let wrong = |cause| SinkError::Write { path: dir.to_owned(), cause };
     let (mut file, probe) = create_beside(&dir.join("probe")).map_err(wrong)?;
@@ -43,7 +43,7 @@ pub(super) fn check_writable(dir: &Path) -> Result<(), SinkError> {
     written.and(removed).map_err(wrong)
 }
 
-/// Makes names in a directory last through a power failure, where the system can do that.
+/// Makes the names in a directory survive a power failure, where the system supports it.
 ///
 /// # Errors
 /// The disk failed.
@@ -57,12 +57,12 @@ pub(super) fn sync_directory(dir: &Path) -> Result<(), SinkError> {
     Ok(())
 }
 
-/// A new file in the directory of `path`, to be renamed to it: hidden, with an unpredictable
-/// name. An existing file, or a symbolic link that leads elsewhere, is not opened
-/// (`O_CREAT | O_EXCL`, POSIX `open`).
+/// Creates a hidden file with an unpredictable name in the directory of `path`, to be renamed to it.
+/// An existing file, or a symbolic link that points elsewhere, is not opened (`O_CREAT | O_EXCL`,
+/// POSIX `open`).
 ///
 /// # Errors
-/// The file cannot be made.
+/// The file cannot be created.
 pub fn create_beside(path: &Path) -> io::Result<(File, PathBuf)> {
     path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let temporary = path.with_file_name(format!(".orion-peer-{:016x}.tmp", rand::random::<u64>()));
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_leaves_nothing() {
+    fn a_failure_leaves_no_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         let error = write(&path, |file| {
@@ -85,13 +85,13 @@ mod tests {
             Err(io::ErrorKind::StorageFull.into())
         })
         .unwrap_err();
-        assert!(error.remedy().contains("room on the disk"), "{error}");
+        assert!(error.remedy().contains("free some disk space"), "{error}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[cfg(unix)]
     #[test]
-    fn a_planted_link_leads_nowhere() {
+    fn a_planted_link_is_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         let victim = dir.path().join("victim");
         fs::write(&victim, b"precious").unwrap();
@@ -99,7 +99,7 @@ mod tests {
         let plant = |name: String| {
             std::os::unix::fs::symlink(&victim, dir.path().join(name)).unwrap();
         };
-        // The names that versions before this one would open.
+        // The names that earlier versions would open.
         plant(format!(".a.{}.tmp", std::process::id()));
         plant(format!(".probe.{}.tmp", std::process::id()));
         check_writable(dir.path()).unwrap();
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_used_once() {
+    fn temporary_names_are_distinct() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         let names: Vec<_> = (0..8).map(|_| create_beside(&path).unwrap().1).collect();
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_is_kept() {
+    fn an_existing_file_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         fs::write(&path, b"first").unwrap();

@@ -1,4 +1,4 @@
-//! What can go wrong when keyframes are written, and what to try.
+//! Errors of writing keyframes, and their remedies.
 
 use std::{io, path::PathBuf};
 
@@ -7,12 +7,12 @@ use crate::types::os_error::out_of_files;
 /// Why a keyframe could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {
-    /// The directory cannot be made.
+    /// The directory cannot be created.
     #[error("cannot create the directory {}: {cause}", path.display())]
     CreateDirectory {
         /// The directory.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         cause: io::Error,
     },
@@ -21,7 +21,7 @@ pub enum SinkError {
     Read {
         /// The file or directory.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         cause: io::Error,
     },
@@ -30,11 +30,11 @@ pub enum SinkError {
     Write {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         cause: io::Error,
     },
-    /// Another run writes to the directory.
+    /// Another run is writing to the directory.
     #[error("another run is already writing to {}", path.display())]
     InUse {
         /// The directory.
@@ -43,7 +43,7 @@ pub enum SinkError {
 }
 
 impl SinkError {
-    /// What to try.
+    /// What the user can do about it.
     #[must_use]
     pub fn remedy(&self) -> String {
         let cause = match self {
@@ -58,12 +58,12 @@ impl SinkError {
             // `io::ErrorKind` has no name for EMFILE and ENFILE.
             _ if out_of_files(cause) => "close connections, or raise the limit (ulimit -n)",
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                "free some room on the disk; files already written are complete"
+                "free some disk space; files already written are complete"
             }
             io::ErrorKind::PermissionDenied => "choose a writable directory",
             io::ErrorKind::ReadOnlyFilesystem => "choose a directory on a writable disk",
             io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
-                "a file is where the directory should be: choose another name"
+                "a file exists where the directory should be: choose another name"
             }
             _ => "check the disk, or choose another directory",
         }

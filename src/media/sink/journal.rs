@@ -1,4 +1,4 @@
-//! `frames.jsonl`: one JSON object a line, appended whole or not at all.
+//! `frames.jsonl`: one JSON object per line, appended completely or not at all.
 
 use std::{
     fs::{File, OpenOptions},
@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::{FrameRecord, SinkError};
 
-/// How much of an earlier run's end is searched for its last line.
+/// Number of bytes at the end of the file that are searched for the last number.
 const TAIL: u64 = 64 << 10;
 
 /// The file, open for appending.
@@ -29,8 +29,8 @@ struct Numbered {
 }
 
 impl Journal {
-    /// Opens or makes the file. A last line that a crash has torn is closed, so that the next one
-    /// stands alone.
+    /// Opens or creates the file. If a crash left the last line incomplete, ends that line, so that
+    /// the next one is separate.
     pub(super) fn open(path: &Path) -> Result<Self, SinkError> {
         let wrong = |cause| SinkError::Write { path: path.to_owned(), cause };
         let file = OpenOptions::new().read(true).append(true).create(true).open(path);
@@ -53,7 +53,7 @@ impl Journal {
         self.last_seq
     }
 
-    /// Appends a line and brings it to the disk; after a failure the file is as before.
+    /// Appends a line and syncs it to disk; after a failure the file is unchanged.
     pub(super) fn append(&mut self, record: &FrameRecord) -> Result<(), SinkError> {
         let line = serde_json::to_vec(record).map_err(io::Error::other).and_then(|mut line| {
             line.push(b'\n');
@@ -64,7 +64,7 @@ impl Journal {
         match line {
             Ok(length) => self.end += length,
             Err(cause) => {
-                // Best effort: half a line would spoil the next one.
+                // Best effort: half a line would corrupt the next one.
                 let _ = self.file.set_len(self.end);
                 return Err(SinkError::Write { path: self.path.clone(), cause });
             }

@@ -1,8 +1,6 @@
-//! One run per directory: two would give their keyframes the same numbers.
-//!
-//! The lock is on the directory itself, so that nothing is left behind, however the process ends. A run takes
-//! it once it has joined its room: before that it writes nothing, and a run that never joins locks
-//! no other out.
+//! Allows only one run per directory: two runs would give their keyframes the same numbers. The lock is on
+//! the directory itself, so nothing is left behind, however the process ends. A run takes it when it has
+//! joined its room: before that it writes nothing, and a run that never joins does not block others.
 
 use std::{
     fs::{File, TryLockError},
@@ -13,7 +11,8 @@ use std::{
 
 use super::SinkError;
 
-/// Those who only look hold the lock for a moment: tries, and the pause between two of them.
+/// Number of attempts to lock, and the pause between them: a run that only checks holds the lock for a
+/// moment.
 const TRIES: (u32, Duration) = (10, Duration::from_millis(10));
 
 /// The directory that a run writes to.
@@ -21,21 +20,22 @@ const TRIES: (u32, Duration) = (10, Duration::from_millis(10));
 pub struct Claim {
     dir: PathBuf,
     taken: bool,
-    /// None before it is taken, and where directories or their file system have no locks.
+    /// `None` until it is locked, or if the system or the file system cannot lock directories.
     directory: Option<File>,
 }
 
 impl Claim {
-    /// Not taken yet.
+    /// Creates a claim without locking the directory.
     #[must_use]
     pub fn new(dir: &Path) -> Self {
         Self { dir: dir.to_owned(), taken: false, directory: None }
     }
 
-    /// Keeps other runs away until this is dropped or the process ends. Taken again it does nothing.
+    /// Locks the directory against other runs until this is dropped or the process ends. Further calls do
+    /// nothing.
     ///
     /// # Errors
-    /// [`SinkError::InUse`]: another run has it.
+    /// [`SinkError::InUse`]: another run has locked it.
     pub fn take(&mut self) -> Result<(), SinkError> {
         if self.taken {
             return Ok(());
@@ -53,10 +53,10 @@ impl Claim {
     }
 }
 
-/// Finds out whether another run has the directory.
+/// Checks that no other run has locked the directory.
 ///
 /// # Errors
-/// [`SinkError::InUse`]
+/// [`SinkError::InUse`]: another run has locked it.
 pub(super) fn check_free(dir: &Path) -> Result<(), SinkError> {
     // Any number of processes may check concurrently.
     locked(dir, File::try_lock_shared).map(|_| ())
@@ -85,7 +85,7 @@ mod tests {
     fn a_directory_has_one_run_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let mut first = Claim::new(dir.path());
-        // A run that has not started locks no other out.
+        // A run that has not joined does not block others.
         let others = [(); 3].map(|()| FrameWriter::new(dir.path(), &[]).unwrap());
         first.take().unwrap();
         first.take().unwrap();

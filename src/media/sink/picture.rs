@@ -1,4 +1,4 @@
-//! The formats keyframes are written in.
+//! The file formats of keyframes.
 
 use std::{fmt, io::Cursor, str::FromStr};
 
@@ -12,27 +12,27 @@ const JPEG_QUALITY: u8 = 90;
 /// A format of `--format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PictureFormat {
-    /// The access unit as it came, Annex B.
+    /// The access unit as received, in Annex B format.
     H264,
     /// JPEG.
     Jpg,
     /// PNG.
     Png,
-    /// One raw frame with its header (YUV4MPEG2): the decoded pixels without any loss, unless they have
-    /// another matrix than that of BT.601.
+    /// One raw frame with its header (YUV4MPEG2): the decoded pixels, lossless if their matrix is
+    /// BT.601.
     Y4m,
 }
 
-/// A word that is not one of `h264`, `jpg`, `png`, `y4m`.
+/// A format that is not one of `h264`, `jpg`, `png` and `y4m`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("unknown picture format `{0}`; supported: h264, jpg, png and y4m")]
 pub struct UnknownFormat(pub String);
 
 impl PictureFormat {
-    /// All there are.
+    /// All formats.
     pub const ALL: [Self; 4] = [Self::H264, Self::Jpg, Self::Png, Self::Y4m];
 
-    /// As in file names.
+    /// The file name extension.
     #[must_use]
     pub fn extension(self) -> &'static str {
         match self {
@@ -65,11 +65,13 @@ impl FromStr for PictureFormat {
     }
 }
 
-/// The file of a picture; `H264` has none of its own, being the access unit.
+/// The contents of a picture file; not for `H264`, whose file is the access unit.
 pub(super) fn encode(format: PictureFormat, frame: &Frame) -> Result<Vec<u8>, String> {
     let mut out = Cursor::new(Vec::new());
     match format {
-        PictureFormat::H264 => return Err("an access unit is not made of pixels".to_owned()),
+        PictureFormat::H264 => {
+            return Err("an access unit cannot be created from pixels".to_owned());
+        }
         PictureFormat::Y4m => return y4m(frame).map_err(|e| e.to_string()),
         PictureFormat::Jpg => {
             write(JpegEncoder::new_with_quality(&mut out, JPEG_QUALITY), frame)?;
@@ -79,7 +81,7 @@ pub(super) fn encode(format: PictureFormat, frame: &Frame) -> Result<Vec<u8>, St
     Ok(out.into_inner())
 }
 
-/// Writes the pixels as RGB, with a profile unless they are sRGB.
+/// Writes the pixels as RGB, with an ICC profile unless they are sRGB.
 fn write(mut encoder: impl ImageEncoder, frame: &Frame) -> Result<(), String> {
     let rgb = frame.to_rgb8().map_err(|e| e.to_string())?;
     if let Some(profile) = frame.colour.icc_profile() {
@@ -90,7 +92,7 @@ fn write(mut encoder: impl ImageEncoder, frame: &Frame) -> Result<(), String> {
         .map_err(|e| e.to_string())
 }
 
-/// The format has a word for the range, but none for the matrix, which is that of BT.601.
+/// The y4m header specifies the range but not the matrix, so the matrix must be BT.601.
 fn y4m(frame: &Frame) -> Result<Vec<u8>, FrameError> {
     let frame = frame.to_bt601()?;
     let header = format!(

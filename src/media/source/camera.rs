@@ -1,8 +1,7 @@
-//! A camera: V4L2 on Linux, `AVFoundation` and Media Foundation elsewhere.
-//!
-//! What is given is as fresh as the camera allows: a thread reads it all the time ([`reader`]), and
-//! a frame that is not new when it is asked for is passed over for the next one. Conversion to I420
-//! happens only for frames that are asked for.
+//! A camera: V4L2 on Linux, `AVFoundation` and Media Foundation elsewhere. Frames are as recent as
+//! the camera allows: a thread reads the camera continuously ([`reader`]), and a frame that is too
+//! old when one is requested is skipped in favor of the next one. Only requested frames are
+//! converted to I420.
 
 mod convert;
 mod format;
@@ -36,21 +35,22 @@ use self::{
 use super::{Captured, Source, SourceError, SourceOptions};
 use crate::media::frame::Frame;
 
-/// How long a call waits for a frame: longer than the driver is given, for it says why.
+/// How long a call waits for a frame: longer than the driver's own timeout, because the driver
+/// reports the cause.
 const WAIT: Duration = FIRST_FRAME.saturating_add(Duration::from_secs(1));
 /// A frame older than this is skipped in favor of the next one.
 const FRESH: Duration = Duration::from_millis(100);
-/// Maximum wait for a frame that fresh; after it, any frame since the call is accepted.
+/// Maximum wait for such a recent frame; after that, any frame received since the call is accepted.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Number of consecutive broken frames that is an error.
+/// Number of consecutive broken frames that count as an error.
 const BROKEN: u32 = 3;
 
 /// Which camera, and the requested format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CameraSpec {
-    /// Its index as `devices` lists it, or the first that can be opened.
+    /// Its index as listed by `devices`; `None` for the first camera that can be opened.
     pub index: Option<u32>,
-    /// The only pixel format to take, or the best.
+    /// The required pixel format; `None` for the best one.
     pub pixels: Option<PixelFormat>,
 }
 
@@ -58,14 +58,14 @@ pub struct CameraSpec {
 pub(super) struct CameraSource {
     shared: Arc<Shared>,
     options: SourceOptions,
-    /// Number of the frame given last.
+    /// Number of the last frame returned.
     given: u64,
-    /// Time the conversion of that one took.
+    /// Time spent converting that frame.
     convert_time: Duration,
 }
 
-/// Lists the cameras of this machine with their formats; empty when there is none. Devices that give
-/// no pictures, such as metadata nodes, are left out.
+/// Lists the cameras of this machine with their formats; empty when there are none. Devices that
+/// deliver no pictures, such as metadata nodes, are omitted.
 ///
 /// # Errors
 /// The system's list cannot be read.
@@ -99,14 +99,15 @@ impl CameraSource {
         let fresh = |state: &State| {
             state.newest.as_ref().is_some_and(|new| {
                 let is_new = new.captured.elapsed() <= FRESH;
-                // A camera whose frames are all old when they arrive.
+                // The frames of this camera may all be old when they arrive.
                 let will_do = new.number > before && started.elapsed() >= PATIENCE;
                 new.number > given && (is_new || will_do)
             })
         };
         let mut state = self.shared.wait(WAIT, |state| fresh(state) || state.failure.is_some());
         if !fresh(&state) {
-            // Taken, so that the next call waits for the camera to come back.
+            // Remove the failure, so that the next call waits for the camera to become available
+            // again.
             let failure = state.failure.take();
             return Err(failure.unwrap_or_else(|| silent(&state)));
         }
@@ -137,7 +138,7 @@ impl Source for CameraSource {
                     let index = self.shared.lock().index;
                     return Err(SourceError::Camera { index, cause });
                 }
-                Err(cause) => tracing::debug!("a broken frame: {cause}"),
+                Err(cause) => tracing::debug!("broken frame: {cause}"),
             }
             tries += 1;
         }
@@ -149,7 +150,8 @@ impl Source for CameraSource {
 }
 
 impl Drop for CameraSource {
-    /// Asks the thread to end without waiting for it: a camera that hangs would hang its user, too.
+    /// Asks the thread to end without waiting for it: otherwise a camera that hangs would block its
+    /// user, too.
     fn drop(&mut self) {
         self.shared.lock().stop = true;
         self.shared.changed.notify_all();
@@ -160,7 +162,7 @@ fn silent(state: &State) -> SourceError {
     SourceError::CameraSilent { index: state.index, waited_s: WAIT.as_secs() }
 }
 
-/// Decoders of pictures may panic on what a camera makes up.
+/// Converts a frame; picture decoders may panic on malformed data from a camera.
 fn converted(arrived: &Arrived) -> Result<Frame, String> {
     let convert = || convert::to_frame(&arrived.raw, arrived.captured_at);
     catch_unwind(AssertUnwindSafe(convert)).unwrap_or_else(|panic| Err(panic_text(panic.as_ref())))
@@ -204,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_newest_frame_is_given_and_only_once() {
+    fn only_the_newest_frame_is_returned_and_only_once() {
         let shared = Arc::new(Shared::default());
         let mut camera = source(&shared);
         arrive(&shared, 1);
@@ -217,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_frame_is_passed_over_for_the_next() {
+    fn an_old_frame_is_skipped_in_favor_of_the_next() {
         let shared = Arc::new(Shared::default());
         let mut camera = source(&shared);
         shared.arrive(raw(1, 2 * FRESH));
@@ -231,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_camera_with_old_frames_only_gives_one_that_came_since() {
+    fn a_camera_with_only_old_frames_returns_one_received_since_the_call() {
         let shared = Arc::new(Shared::default());
         let mut camera = source(&shared);
         let later = Arc::clone(&shared);
@@ -246,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_frame_is_passed_over_and_many_are_a_failure() {
+    fn one_broken_frame_is_skipped_and_several_are_an_error() {
         let shared = Arc::new(Shared::default());
         let mut camera = source(&shared);
         let broken = || RawFrame { data: vec![1], ..raw(0, Duration::ZERO) };
@@ -270,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_told_once_and_frames_after_it_are_given() {
+    fn a_failure_is_reported_once_and_later_frames_are_returned() {
         let shared = Arc::new(Shared::default());
         let mut camera = source(&shared);
         shared.lock().failure = Some(SourceError::CameraGone { index: 7 });

@@ -1,13 +1,13 @@
-//! What a file or a stream holds, by its first bytes. Names say nothing here: pipes have none, and files
-//! have the wrong ones.
+//! Detects the format of a file or a stream from its first bytes. Names are not considered: pipes have
+//! none, and file names may be misleading.
 
 use super::foreign::{self, Foreign, LOOK};
 use crate::media::h264::{NalType, nal_type, nal_units, sps_dimensions};
 
-/// Bytes with which formats that have a signature are recognized.
+/// Number of bytes needed to recognize a signature.
 const SIGNATURE: usize = 16;
 
-/// What bytes begin.
+/// The format of a file or stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Content {
     Y4m,
@@ -16,14 +16,14 @@ pub(super) enum Content {
     Jpeg,
     /// PNG or WebP.
     Picture,
-    /// Of a known format that is not read here.
+    /// A known format that is not supported.
     Foreign(&'static Foreign),
     Unknown,
 }
 
 impl Content {
-    /// Recognizes content by its first bytes; `whole` means that no more follow. `None` when more
-    /// bytes are needed, at most [`LOOK`].
+    /// Detects the format from the first bytes; `whole` means that no more bytes follow. Returns `None`
+    /// when more bytes are needed, up to [`LOOK`].
     pub(super) fn of(begin: &[u8], whole: bool) -> Option<Self> {
         let whole = whole || begin.len() >= LOOK;
         if begin.len() < SIGNATURE && !whole {
@@ -43,7 +43,7 @@ impl Content {
         if after(begin, b"\0\r\n ").starts_with(&[0xff, 0xd8, 0xff]) {
             return Some(Self::Jpeg);
         }
-        // Any number of zero bytes may stand in front of the first start code (H.264 §B.1.1).
+        // Any number of zero bytes may precede the first start code (H.264 §B.1.1).
         let rest = after(begin, b"\0");
         if rest.len() < 8 && !whole {
             return None;
@@ -68,7 +68,7 @@ impl Content {
         whole.then(|| Self::without_signature(begin))
     }
 
-    /// What only many bytes show.
+    /// Detects formats that can be recognized only from many bytes.
     fn without_signature(begin: &[u8]) -> Self {
         if let Some(foreign) = foreign::by_structure(begin) {
             return Self::Foreign(foreign);
@@ -79,16 +79,16 @@ impl Content {
     }
 }
 
-/// What follows any number of these bytes.
+/// The data after any number of these padding bytes.
 fn after<'a>(data: &'a [u8], padding: &[u8]) -> &'a [u8] {
     let end = data.iter().position(|byte| !padding.contains(byte)).unwrap_or(data.len());
     &data[end..]
 }
 
-/// The first bytes for an error message.
+/// Describes the first bytes for an error message.
 pub(super) fn shown(begin: &[u8]) -> String {
     if !begin.is_empty() && begin.iter().all(|byte| *byte == 0) {
-        return "it holds only zeros".to_owned();
+        return "it contains only zeros".to_owned();
     }
     let begin = begin.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<Vec<_>>();
     format!("it begins with {}", begin.join(" "))
@@ -103,7 +103,7 @@ mod tests {
     #[track_caller]
     fn is(content: Content, begin: &[u8]) {
         assert_eq!(Content::of(begin, true), Some(content), "{begin:02x?}");
-        // Fewer bytes never say something else.
+        // Fewer bytes never yield a different result.
         for end in 0..begin.len().min(600) {
             let found = Content::of(&begin[..end], false);
             assert!(found.is_none_or(|found| found == content), "{found:?} of {end} bytes");
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_may_come_before_a_stream() {
+    fn a_stream_may_begin_with_zeros() {
         for zeros in [0, 1, 2, 3, 40, 5_000] {
             is(Content::H264, &[&vec![0; zeros], SPS].concat());
             is(Content::H264, &[&vec![0; zeros], &[0, 0, 1, 9, 0xf0][..], SPS].concat());
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_may_begin_within_a_picture() {
+    fn a_stream_may_begin_in_the_middle_of_a_picture() {
         let mut stream: Vec<u8> = (0..2_000u32).map(|i| (i * 7 % 251 + 4) as u8).collect();
         stream.extend(SPS);
         is(Content::H264, &stream);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn other_streams_with_start_codes_are_told_apart() {
+    fn other_streams_with_start_codes_are_distinguished() {
         for code in [&[0, 0, 1][..], &[0, 0, 0, 1], &[0, 0, 0, 0, 1]] {
             let stream = |nal: &[u8]| [code, nal, &[0x55; 20]].concat();
             is_foreign("H.265", &stream(&[0x40, 1, 0x0c, 1]));
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn transport_streams_are_known_by_their_packets() {
+    fn transport_streams_are_recognized_by_their_packets() {
         let stream = |before: usize, lead: usize, after: usize, packets: usize| {
             let packet =
                 [&vec![1; lead], &[0x47, 0x40, 0x11][..], &[0xff; 185], &vec![2; after]].concat();
@@ -216,14 +216,14 @@ mod tests {
             }
         }
         is_foreign("MPEG transport stream", &stream(0, 0, 0, 2)[..300]);
-        // The letter G at a distance is none.
+        // The letter G in two positions does not make a transport stream.
         let mut other: Vec<u8> = (0..2_000u32).map(|i| (i * 7 % 251 + 4) as u8).collect();
         (other[0], other[188], other[376]) = (0x47, 0x47, 0);
         is(Content::Unknown, &other);
     }
 
     #[test]
-    fn length_prefixes_are_no_start_codes() {
+    fn length_prefixes_are_not_mistaken_for_start_codes() {
         let unit = |sps: usize| {
             let mut unit = Vec::new();
             for (header, length) in [(0x67, sps), (0x68, 4), (0x65, 900)] {

@@ -1,4 +1,4 @@
-//! The pictures of a directory in the order of their names, again and again.
+//! The pictures in a directory, in the order of their names, repeated.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -10,7 +10,8 @@ use super::{
     picture::{Notices, is_picture, read_decoded},
 };
 
-/// Gives one picture after the other; what cannot be read is skipped with a warning.
+/// Returns the pictures one after the other; pictures that cannot be read are skipped with a
+/// warning.
 pub(super) struct DirectorySource {
     dir: PathBuf,
     pictures: Vec<PathBuf>,
@@ -21,7 +22,7 @@ pub(super) struct DirectorySource {
 }
 
 impl DirectorySource {
-    /// Lists the directory and makes sure that one picture can be read.
+    /// Lists the directory and checks that at least one picture can be read.
     pub(super) fn open(dir: &Path, options: SourceOptions) -> Result<Self, SourceError> {
         let wrong = |cause| SourceError::Open { path: dir.to_owned(), cause };
         let mut pictures = Vec::new();
@@ -44,7 +45,7 @@ impl DirectorySource {
             options,
         };
         source.advance()?;
-        // The first readable one is given first.
+        // The first readable picture is returned first.
         source.next = source.next.checked_sub(1).unwrap_or(source.pictures.len() - 1);
         Ok(source)
     }
@@ -78,7 +79,8 @@ impl DirectorySource {
     }
 }
 
-/// Whether a file has the name of a picture that can be read: if it is none, that is worth a word.
+/// Whether a file has the name of a supported picture: if it is not a picture, that is worth a
+/// warning.
 fn is_called_picture(path: &Path) -> bool {
     let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     matches!(extension.as_str(), "jpg" | "jpeg" | "png" | "webp")

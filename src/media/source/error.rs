@@ -1,4 +1,4 @@
-//! What can go wrong with a source, and what to try.
+//! Errors of sources, and their remedies.
 
 use std::{io, path::PathBuf};
 
@@ -8,7 +8,7 @@ use super::{
     foreign::{Foreign, INSTEAD},
 };
 
-/// Why a source gives no picture. `name` is a path, or `standard input`.
+/// Why a source delivers no picture. `name` is a path or `standard input`.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// A file or directory cannot be opened.
@@ -16,11 +16,11 @@ pub enum SourceError {
     Open {
         /// The file or directory.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         cause: io::Error,
     },
-    /// It is there, but of the wrong kind, such as a directory with the name of a picture.
+    /// It exists, but is of the wrong kind, such as a directory with the name of a picture.
     #[error("cannot read {}: it is not a regular file", path.display())]
     NotAFile {
         /// The path.
@@ -29,57 +29,57 @@ pub enum SourceError {
     /// Reading stopped.
     #[error("cannot read {name}: {cause}")]
     Read {
-        /// What was read.
+        /// Path or `standard input`.
         name: String,
-        /// Why it stopped.
+        /// The cause.
         #[source]
         cause: io::Error,
     },
     /// A picture cannot be decoded.
     #[error("cannot decode the picture {name}: {cause}")]
     Picture {
-        /// What was read.
+        /// Path or `standard input`.
         name: String,
-        /// What the decoder said.
+        /// The decoder's error.
         cause: String,
     },
-    /// A directory holds no pictures.
+    /// A directory contains no pictures.
     #[error("no picture (JPEG, PNG or WebP) in {}", path.display())]
     EmptyDirectory {
         /// The directory.
         path: PathBuf,
     },
     /// A directory's pictures are all unreadable.
-    #[error("none of the {count} pictures in {} can be read; the last: {last}", path.display())]
+    #[error("none of the {count} pictures in {} can be read; the last error: {last}", path.display())]
     NoReadablePicture {
         /// The directory.
         path: PathBuf,
-        /// How many were tried.
+        /// Number of pictures tried.
         count: usize,
-        /// What was wrong with the last one.
+        /// Error of the last picture.
         last: Box<SourceError>,
     },
-    /// The header of a y4m stream makes no sense.
+    /// The header of a y4m stream is not valid.
     #[error("{name} is not a valid y4m stream: {cause}")]
     Y4mHeader {
-        /// What was read.
+        /// Path or `standard input`.
         name: String,
-        /// What is wrong.
+        /// The cause.
         cause: String,
     },
     /// A y4m stream ends in the middle of a frame.
     #[error("{name} is cut off in frame {frame}: {got} of {expected} bytes")]
     Y4mTruncated {
-        /// What was read.
+        /// Path or `standard input`.
         name: String,
         /// The frame's number, from 1.
         frame: u64,
-        /// Bytes of it that are there.
+        /// Number of its bytes that were read.
         got: usize,
-        /// Bytes a frame has.
+        /// Number of bytes of a complete frame.
         expected: usize,
     },
-    /// An H.264 stream holds no IDR picture with its parameter sets.
+    /// An H.264 stream contains no IDR picture with its parameter sets.
     #[error(
         "no keyframe (IDR picture with SPS and PPS) in {name}{}",
         match intra {
@@ -89,70 +89,70 @@ pub enum SourceError {
         }
     )]
     NoKeyframe {
-        /// What was read.
+        /// Path or `standard input`.
         name: String,
-        /// Intra pictures that are not IDR pictures.
+        /// Number of intra pictures that are not IDR pictures.
         intra: u64,
     },
-    /// The keyframes of an H.264 stream are of a kind that the decoder does not take.
+    /// The keyframes of an H.264 stream are of a kind that the decoder does not support.
     #[error("{name} cannot be decoded: {cause}")]
     Undecodable {
-        /// What was read.
+        /// Path or `standard input`.
         name: String,
-        /// Why not.
+        /// The cause.
         #[source]
         cause: DecodeError,
     },
-    /// A stream holds something longer than any picture.
-    #[error("{name} holds {bytes} bytes without a complete picture")]
+    /// A stream contains data that is longer than any picture.
+    #[error("{name} contains {bytes} bytes without a complete picture")]
     TooLong {
-        /// What was read.
+        /// Path or `standard input`.
         name: String,
-        /// Bytes held when it was given up.
+        /// Number of bytes held when reading was stopped.
         bytes: usize,
     },
     /// A file or a stream is empty.
     #[error("{name} is empty")]
     Empty {
-        /// What was read.
+        /// Path or `standard input`.
         name: String,
     },
-    /// It is of a known format that is not read here.
-    #[error("{name} is not a picture or stream orion-peer knows: it looks like {}", format.name)]
+    /// Its format is known, but not supported.
+    #[error("{name} is not a supported picture or stream: it looks like {}", format.name)]
     Foreign {
-        /// What was read.
+        /// Path or `standard input`.
         name: String,
         /// What it looks like.
         format: &'static Foreign,
-        /// The file, if it is one.
+        /// The path, if it is a file.
         path: Option<PathBuf>,
     },
-    /// Its first bytes are those of no known format.
-    #[error("{name} is not a picture or stream orion-peer knows: {begin}")]
+    /// Its first bytes do not match any known format.
+    #[error("{name} is not a supported picture or stream: {begin}")]
     UnknownFormat {
-        /// What was read.
+        /// Path or `standard input`.
         name: String,
-        /// What it begins with, in words.
+        /// Human-readable description of its first bytes.
         begin: String,
     },
-    /// Pictures of the wanted size cannot be made.
+    /// Pictures cannot be scaled to the requested size.
     #[error("cannot scale pictures to {width}x{height}: {cause}")]
     Size {
-        /// Width wanted.
+        /// Requested width.
         width: u32,
-        /// Height wanted.
+        /// Requested height.
         height: u32,
-        /// Why not.
+        /// The cause.
         #[source]
         cause: FrameError,
     },
     /// There is no camera, or none with this index.
     #[error("no camera {}", index.map_or("found".to_owned(), |index| format!("with index {index}")))]
     NoCamera {
-        /// The index asked for.
+        /// The requested index.
         index: Option<u32>,
     },
-    /// Another program has the camera (EBUSY).
+    /// Another program is using the camera (EBUSY).
     #[error(
         "camera {index} is busy{}",
         if holders.is_empty() { String::new() } else { format!(": {} has it open", holders.join(", ")) }
@@ -160,7 +160,7 @@ pub enum SourceError {
     CameraBusy {
         /// The camera.
         index: u32,
-        /// The programs that have it open, as far as may be seen.
+        /// The programs that have it open, as far as permissions allow.
         holders: Vec<String>,
     },
     /// The camera may not be opened (EACCES).
@@ -176,14 +176,14 @@ pub enum SourceError {
         index: u32,
     },
     /// The camera is open, but no frames arrive.
-    #[error("camera {index} gives no frames (waited {waited_s} s)")]
+    #[error("camera {index} delivers no frames (waited {waited_s} s)")]
     CameraSilent {
         /// The camera.
         index: u32,
-        /// How long was waited, in seconds.
+        /// How long the caller waited, in seconds.
         waited_s: u64,
     },
-    /// The camera has no format that can be used here.
+    /// The camera offers no supported format.
     #[error(
         "camera {index} does not offer {}",
         wanted.map_or("YUYV, NV12, YU12, MJPG, RGB3, BGR3 or GREY", PixelFormat::fourcc)
@@ -191,28 +191,28 @@ pub enum SourceError {
     CameraFormat {
         /// The camera.
         index: u32,
-        /// The only format that was to be taken.
+        /// The required format, if any.
         wanted: Option<PixelFormat>,
     },
-    /// The camera's driver or library failed otherwise.
+    /// The camera's driver or library failed for another reason.
     #[error("camera {index} failed: {cause}")]
     Camera {
         /// The camera.
         index: u32,
-        /// What was said.
+        /// The error of the driver or library.
         cause: String,
     },
     /// The list of cameras cannot be read.
     #[error("cannot list cameras: {cause}")]
     ListCameras {
-        /// What was said.
+        /// The error of the driver or library.
         cause: String,
     },
 }
 
 impl SourceError {
-    /// Whether nothing more can come from a source that has given pictures: its stream cannot be read on.
-    /// Everything else is about one picture, or about a camera that may come back.
+    /// Whether the source cannot deliver any more pictures because its stream cannot be read any further.
+    /// All other errors affect one picture, or a camera that may become available again.
     #[must_use]
     pub fn is_final(&self) -> bool {
         matches!(
@@ -225,7 +225,7 @@ impl SourceError {
         )
     }
 
-    /// What to try.
+    /// What the user can do about it.
     #[must_use]
     pub fn remedy(&self) -> String {
         match self {
@@ -241,12 +241,12 @@ impl SourceError {
             Self::EmptyDirectory { .. } => "put JPEG or PNG pictures into it, or use `pattern`",
             Self::NoReadablePicture { last, .. } => return last.remedy(),
             Self::Y4mHeader { .. } => {
-                "write it with `ffmpeg -i INPUT -pix_fmt yuv420p FILE.y4m`, 8 bits a sample"
+                "write it with `ffmpeg -i INPUT -pix_fmt yuv420p FILE.y4m`, with 8 bits per sample"
             }
             Self::Y4mTruncated { .. } => {
-                "the frames before it were used; write the file again, complete"
+                "write the complete file again; the frames before the incomplete one were used"
             }
-            Self::TooLong { .. } => "check the program that writes it: no picture is that long",
+            Self::TooLong { .. } => "check the program that writes it: no picture is that large",
             Self::NoKeyframe { intra: 1.., .. } => {
                 "encode it with closed GOPs: \
                  `ffmpeg -i INPUT -c:v libx264 -x264-params open-gop=0:keyint=30 out.h264`"
@@ -279,7 +279,7 @@ impl SourceError {
             Self::CameraDenied { .. } => {
                 "allow camera access in the system settings; on Linux join the group `video`"
             }
-            Self::CameraGone { .. } => "plug it in again: it is reopened as soon as it is back",
+            Self::CameraGone { .. } => "plug it in again: it is reopened automatically",
             Self::CameraSilent { .. } => {
                 "check the camera's switch or cover; unplug it and plug it in again"
             }

@@ -1,59 +1,59 @@
-//! Formats that people have and that are not read here: recognized, so that they can be named with the
-//! command that converts them.
+//! Common formats that are not supported. They are recognized so that the error can name the format and
+//! the command that converts it.
 
 use std::path::Path;
 
 /// Maximum number of bytes examined to recognize content.
 pub(super) const LOOK: usize = 64 << 10;
 
-/// A format that is not read here.
+/// A format that is not supported.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Foreign {
-    /// Name, with its article.
+    /// Name, including its article.
     pub name: &'static str,
-    way: Way,
+    conversion: Conversion,
 }
 
-/// How to make something of it that is read here.
+/// How to convert it to a supported format.
 #[derive(Debug, PartialEq, Eq)]
-enum Way {
-    /// A picture, by `ffmpeg`.
+enum Conversion {
+    /// A picture that `ffmpeg` converts.
     Picture,
-    /// A picture, by macOS's `sips`, or by `heif-convert`.
+    /// A picture that macOS's `sips` or `heif-convert` converts.
     Heif,
     /// Video that is often H.264.
     Container,
     /// Video that is never H.264.
     Video,
-    /// What else there is to do; `INPUT` stands for the name.
+    /// Another remedy; `INPUT` stands for the name.
     Other(&'static str),
 }
 
 const fn picture(name: &'static str) -> Foreign {
-    Foreign { name, way: Way::Picture }
+    Foreign { name, conversion: Conversion::Picture }
 }
 
 const fn container(name: &'static str) -> Foreign {
-    Foreign { name, way: Way::Container }
+    Foreign { name, conversion: Conversion::Container }
 }
 
 const fn video(name: &'static str) -> Foreign {
-    Foreign { name, way: Way::Video }
+    Foreign { name, conversion: Conversion::Video }
 }
 
 const fn other(name: &'static str, command: &'static str) -> Foreign {
-    Foreign { name, way: Way::Other(command) }
+    Foreign { name, conversion: Conversion::Other(command) }
 }
 
-/// What is to be given instead.
-pub(super) const INSTEAD: &str = "give a JPEG, PNG or WebP picture, MJPEG, y4m or H.264 (Annex B)";
+/// The supported formats, as a remedy.
+pub(super) const INSTEAD: &str = "use a JPEG, PNG or WebP picture, MJPEG, y4m or H.264 (Annex B)";
 
 static BMP: Foreign = picture("a BMP picture");
 static PNM: Foreign = picture("a PNM picture (PBM, PGM, PPM or PAM)");
 static JPEG_XL: Foreign = picture("a JPEG XL picture");
 static JPEG_2000: Foreign = picture("a JPEG 2000 picture");
-static HEIC: Foreign = Foreign { name: "a HEIC picture (HEIF)", way: Way::Heif };
-static AVIF: Foreign = Foreign { name: "an AVIF picture", way: Way::Heif };
+static HEIC: Foreign = Foreign { name: "a HEIC picture (HEIF)", conversion: Conversion::Heif };
+static AVIF: Foreign = Foreign { name: "an AVIF picture", conversion: Conversion::Heif };
 static MP4: Foreign = container("an MP4 or QuickTime video");
 static AVI: Foreign = container("an AVI video");
 static PLAYLIST: Foreign = container("a playlist (HLS)");
@@ -64,18 +64,20 @@ static MPEG4: Foreign = video("MPEG-4 Visual video");
 static HEVC: Foreign = video("H.265 (HEVC) video");
 static VVC: Foreign = video("H.266 (VVC) video");
 static AVCC: Foreign = other(
-    "H.264 with length prefixes (AVCC), as MP4 and VideoToolbox have it, instead of start codes",
+    "H.264 with length prefixes (AVCC), as in MP4 and VideoToolbox, instead of start codes",
     "write Annex B: 00 00 00 01 in place of each length, SPS and PPS in front of each IDR picture",
 );
 static ICON: Foreign = picture("an icon (ICO)");
 static SVG: Foreign = other("an SVG drawing", "`rsvg-convert INPUT -o out.png`");
-static PAGE: Foreign =
-    other("a web page (HTML)", "check where it was downloaded from: a login or error page?");
+static PAGE: Foreign = other(
+    "a web page (HTML)",
+    "check where it was downloaded from: it may be a login or error page",
+);
 static POINTER: Foreign = other("a Git LFS pointer, not the file itself", "`git lfs pull`");
 static TEXT: Foreign = other("text", INSTEAD);
 static AUDIO: Foreign = other("audio", INSTEAD);
 
-/// Formats by the bytes they begin with.
+/// Formats with their signatures, the first bytes.
 static SIGNATURES: &[(&[u8], Foreign)] = &[
     (b"\x1a\x45\xdf\xa3", container("a Matroska or WebM video")),
     (b"FLV\x01", container("a Flash video (FLV)")),
@@ -113,7 +115,7 @@ static SIGNATURES: &[(&[u8], Foreign)] = &[
     (b"\x7fELF", other("a program", INSTEAD)),
 ];
 
-/// A format by the bytes at its begin.
+/// Detects a format by its signature.
 pub(super) fn by_signature(begin: &[u8]) -> Option<&'static Foreign> {
     let listed = SIGNATURES.iter().find(|(signature, _)| begin.starts_with(signature));
     if let Some((_, foreign)) = listed {
@@ -126,7 +128,7 @@ pub(super) fn by_signature(begin: &[u8]) -> Option<&'static Foreign> {
         [0, 0, 0, 12, b'J', b'X', b'L', b' ', ..] => Some(&JPEG_XL),
         [0, 0, 0, 12, b'j', b'P', b' ', b' ', ..] => Some(&JPEG_2000),
         [size, _, _, _, kind @ ..] if is_quicktime_atom(*size, kind) => Some(&MP4),
-        // Reserved, and the begin of the pixels in a file of less than 16 MB.
+        // Reserved bytes, and the offset of the pixels in a file smaller than 16 MB.
         [b'B', b'M', _, _, _, _, 0, 0, 0, 0, _, _, _, 0, ..] => Some(&BMP),
         [0, 0, 1 | 2, 0, 1..=64, 0, ..] => Some(&ICON),
         [b'P', b'1'..=b'7', b'\n' | b'\r' | b' ' | b'\t', ..] => Some(&PNM),
@@ -134,7 +136,7 @@ pub(super) fn by_signature(begin: &[u8]) -> Option<&'static Foreign> {
     }
 }
 
-/// Files of the ISO base media file format, by their major brand.
+/// Detects a file of the ISO base media file format by its major brand.
 fn by_brand(brand: &[u8]) -> &'static Foreign {
     match brand {
         [b'a', b'v', b'i', b'f' | b's', ..] => &AVIF,
@@ -146,37 +148,37 @@ fn by_brand(brand: &[u8]) -> &'static Foreign {
     }
 }
 
-/// Older `QuickTime` files begin with any of these.
+/// Whether an older `QuickTime` file begins with this atom.
 fn is_quicktime_atom(size: u8, kind: &[u8]) -> bool {
     let is_any = |atoms: &[&[u8]]| atoms.iter().any(|atom| kind.starts_with(atom));
     is_any(&[b"moov", b"mdat"]) || (size == 0 && is_any(&[b"wide", b"free", b"skip", b"pnot"]))
 }
 
-/// A format by what follows the first start code; H.264 is not among them.
+/// Detects a format other than H.264 by the bytes after the first start code.
 pub(super) fn by_start_code(nal: &[u8]) -> Option<&'static Foreign> {
     match *nal {
         [0xba, ..] => Some(&PROGRAM),
         [0xb3, ..] => Some(&MPEG2),
         [0xb0 | 0xb5 | 0xb6, ..] | [0, 0, 0, 1, ..] | [0, 0, 1, ..] => Some(&MPEG4),
-        // Two bytes of header: H.265 §7.3.1.2 with layer 0 and temporal id 1, a parameter set, delimiter,
+        // A two-byte header: H.265 §7.3.1.2 with layer 0 and temporal id 1, of a parameter set, delimiter,
         // SEI or intra picture. In H.264 these would be reserved types, or types with a wrong nal_ref_idc.
         [header, 1, ..] if header & 0x81 == 0 && matches!(header >> 1, 16..=21 | 32..=35 | 39) => {
             Some(&HEVC)
         }
-        // H.266 §7.3.1.2: parameter sets and delimiter.
+        // H.266 §7.3.1.2: a parameter set or delimiter.
         [0, kind, ..] if kind & 7 == 1 && matches!(kind >> 3, 12..=20) => Some(&VVC),
         _ => None,
     }
 }
 
-/// A format that has no signature, by much of it.
+/// Detects a format without a signature by its structure.
 pub(super) fn by_structure(begin: &[u8]) -> Option<&'static Foreign> {
     let transport = || is_transport_stream(begin).then_some(&TRANSPORT);
     by_words(begin).or_else(transport).or_else(|| length_prefixed(begin))
 }
 
-/// H.264 in the form of ISO/IEC 14496-15: a configuration record, or NAL units after their lengths of
-/// four bytes.
+/// Detects H.264 in the form of ISO/IEC 14496-15: a configuration record, or NAL units with four-byte
+/// length prefixes.
 pub(super) fn length_prefixed(begin: &[u8]) -> Option<&'static Foreign> {
     if let [1, _, _, _, 0xfc..=0xff, 0xe1..=0xff, _, _, sps, ..] = begin
         && sps & 0x1f == 7
@@ -190,11 +192,11 @@ pub(super) fn length_prefixed(begin: &[u8]) -> Option<&'static Foreign> {
     (units >= 2).then_some(&AVCC)
 }
 
-/// Length of a NAL unit that follows its length, if there can be one.
+/// The four-byte length prefix of a NAL unit, if it is plausible.
 pub(super) fn prefixed_length(data: &[u8]) -> Option<usize> {
     let [a, b, c, d, header] = *data.first_chunk()?;
     let length = u32::from_be_bytes([a, b, c, d]) as usize;
-    // nal_ref_idc as H.264 §7.4.1 has it for these types.
+    // nal_ref_idc as specified for these types in H.264 §7.4.1.
     let plausible = match header & 0x9f {
         5 | 7 | 8 => header & 0x60 != 0,
         6 | 9 => header & 0x60 == 0,
@@ -204,13 +206,14 @@ pub(super) fn prefixed_length(data: &[u8]) -> Option<usize> {
     (plausible && (2..=LOOK << 8).contains(&length)).then_some(length)
 }
 
-/// Packets of 188 bytes that begin with 0x47, alone (ISO/IEC 13818-1), after a time stamp of four bytes
-/// (Blu-ray) or before 16 bytes of redundancy (DVB); a recording may begin within one.
+/// Detects packets of 188 bytes that begin with 0x47: without other data (ISO/IEC 13818-1), after a
+/// four-byte timestamp (Blu-ray), or before 16 bytes of redundancy (DVB). A recording may begin within a
+/// packet.
 fn is_transport_stream(begin: &[u8]) -> bool {
     const SYNC: u8 = 0x47;
     const ENOUGH: usize = 5;
     if begin.len() < ENOUGH * 204 {
-        // A stream that ends early.
+        // A short stream.
         return begin.len() > 188 && begin.iter().step_by(188).all(|byte| *byte == SYNC);
     }
     [188, 192, 204].into_iter().any(|size| {
@@ -220,14 +223,14 @@ fn is_transport_stream(begin: &[u8]) -> bool {
     })
 }
 
-/// Text, and what is written in it.
+/// Detects text, and formats that consist of text.
 fn by_words(begin: &[u8]) -> Option<&'static Foreign> {
     if begin.starts_with(&[0xff, 0xfe]) || begin.starts_with(&[0xfe, 0xff]) {
         return Some(&TEXT);
     }
     let text = match std::str::from_utf8(begin) {
         Ok(text) => text,
-        // Cut within a character.
+        // The data ends within a character.
         Err(error) if error.error_len().is_none() => {
             std::str::from_utf8(&begin[..error.valid_up_to()]).ok()?
         }
@@ -250,13 +253,13 @@ fn by_words(begin: &[u8]) -> Option<&'static Foreign> {
 }
 
 impl Foreign {
-    /// Whether it is a picture.
+    /// Whether it is a picture format.
     #[must_use]
     pub fn is_picture(&self) -> bool {
-        matches!(self.way, Way::Picture | Way::Heif)
+        matches!(self.conversion, Conversion::Picture | Conversion::Heif)
     }
 
-    /// What to do, with the command for the file at `path` if there is one.
+    /// What the user can do about it, with the command for the file at `path`, if any.
     #[must_use]
     pub fn remedy(&self, path: Option<&Path>) -> String {
         let input = path.and_then(Path::to_str).map_or("INPUT".to_owned(), quoted);
@@ -264,23 +267,23 @@ impl Foreign {
             "`ffmpeg -v error -i {input} -vf fps=2 -pix_fmt yuv420p -f yuv4mpegpipe - | \
              orion-peer send --source -`"
         );
-        match self.way {
-            Way::Picture => format!("convert it: `ffmpeg -i {input} -frames:v 1 out.png`"),
-            Way::Heif => format!(
+        match self.conversion {
+            Conversion::Picture => format!("convert it: `ffmpeg -i {input} -frames:v 1 out.png`"),
+            Conversion::Heif => format!(
                 "convert it: `sips -s format jpeg {input} --out out.jpg` on macOS, \
                  `heif-convert {input} out.jpg` elsewhere"
             ),
-            Way::Container => format!(
+            Conversion::Container => format!(
                 "convert it: `ffmpeg -i {input} -map 0:v:0 -c copy -f h264 out.h264` if its video is \
-                 H.264; else {stream}"
+                 H.264; otherwise {stream}"
             ),
-            Way::Video => format!("convert it: {stream}"),
-            Way::Other(command) => command.replace("INPUT", &input),
+            Conversion::Video => format!("convert it: {stream}"),
+            Conversion::Other(command) => command.replace("INPUT", &input),
         }
     }
 }
 
-/// A name as a shell takes it.
+/// Quotes a name for a shell if necessary.
 fn quoted(name: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@,:%=".contains(c);
     if !name.is_empty() && name.chars().all(plain) {
@@ -294,7 +297,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commands_name_the_file() {
+    fn commands_contain_the_quoted_file_name() {
         let command = |foreign: &Foreign, path: &str| foreign.remedy(Some(Path::new(path)));
         assert!(
             command(&HEIC, "IMG_1.HEIC").contains("sips -s format jpeg IMG_1.HEIC --out out.jpg")

@@ -1,9 +1,8 @@
-//! The keyframes of an H.264 byte stream (Annex B), as they are.
-//!
-//! Only IDR pictures are given, since every picture sent must stand alone; others are skipped, and intra
-//! pictures among them are counted: from such a picture of an open GOP a decoder can start, too, but those
-//! after it may refer to those before it. SPS and PPS that came earlier in the stream are put in front
-//! where an IDR picture has none of its own.
+//! The keyframes of an H.264 byte stream (Annex B), unchanged. Only IDR pictures are returned, because
+//! every picture sent must be decodable by itself. Other pictures are skipped, and intra pictures among
+//! them are counted: a decoder can also start at such a picture of an open GOP, but later pictures may
+//! refer to earlier ones. An IDR picture without SPS and PPS is prefixed with the latest ones in the
+//! stream.
 
 use std::{io::Read, time::SystemTime};
 
@@ -18,10 +17,10 @@ use crate::media::{
     },
 };
 
-/// Most bytes held for one access unit.
+/// Maximum number of bytes held for one access unit.
 const MAX_HELD: usize = 32 << 20;
 
-/// Keyframes of a byte stream; ends with the stream.
+/// The keyframes of a byte stream; ends with the stream.
 pub struct H264Source<R> {
     reader: R,
     name: String,
@@ -31,7 +30,7 @@ pub struct H264Source<R> {
     /// The first keyframe, read when the source was opened.
     first: Option<AccessUnit>,
     size: (u32, u32),
-    /// Intra pictures that were skipped because they are not IDR pictures.
+    /// Number of intra pictures that were skipped because they are not IDR pictures.
     intra: u64,
 }
 
@@ -120,8 +119,8 @@ impl<R: Read> H264Source<R> {
 }
 
 impl ParameterSets {
-    /// Remembers the parameter sets of an access unit; returns it with what it lacks if it is a
-    /// keyframe whose size is known.
+    /// Stores the parameter sets of an access unit; if it is a keyframe of known size, returns it with its
+    /// missing parameter sets added.
     fn complete(&mut self, unit: Bytes) -> Option<AccessUnit> {
         let (mut sps, mut pps, mut idr) = (Vec::new(), Vec::new(), false);
         for nal in nal_units(&unit) {
@@ -151,7 +150,7 @@ impl ParameterSets {
     }
 }
 
-/// The access unit with SPS and PPS in front of everything but a delimiter.
+/// The access unit with SPS and PPS in front, after the delimiter if there is one.
 fn rebuild(sps: &[u8], pps: &[u8], unit: &[u8]) -> Bytes {
     let mut out = Vec::with_capacity(unit.len() + sps.len() + pps.len());
     let has = |nal: &&[u8], kind| nal_type(nal) == kind;

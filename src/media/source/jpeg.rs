@@ -1,5 +1,5 @@
-//! JPEG (ITU-T T.81) before it is decoded: where a picture ends, whether all of it is there, and what the
-//! decoder cannot cope with made so that it can.
+//! Prepares a JPEG (ITU-T T.81) for decoding: finds its end, checks that it is complete, and rewrites
+//! what the decoder does not support.
 
 mod end;
 mod header;
@@ -31,15 +31,15 @@ mod marker {
     pub(super) const SOS: u8 = 0xda;
     pub(super) const DQT: u8 = 0xdb;
     pub(super) const DRI: u8 = 0xdd;
-    /// Before a marker there may be any number of these.
+    /// Any number of these bytes may precede a marker.
     pub(super) const FILL: u8 = 0xff;
 
-    /// A stuffed byte, TEM, RST0 to RST7, SOI: no segment follows.
+    /// Whether no segment follows: a stuffed byte, TEM, RST0 to RST7, SOI.
     pub(super) fn stands_alone(code: u8) -> bool {
         matches!(code, 0x00 | 0x01 | 0xd0..=SOI)
     }
 
-    /// DHT, DAC, SOS, DQT, DNL, DRI, APP0 to APP15, COM: they may stand between scans.
+    /// Whether the segment may occur between scans: DHT, DAC, SOS, DQT, DNL, DRI, APP0 to APP15, COM.
     pub(super) fn is_between_scans(code: u8) -> bool {
         matches!(code, DHT | 0xcc | SOS..=DRI | 0xe0..=0xef | 0xfe)
     }
@@ -51,30 +51,30 @@ const MAX_SCANS: usize = 100;
 /// Number of consecutive zeros that count as padding instead of codes.
 const PADDING: usize = 16;
 
-/// Percent of a scan that may be missing at its end: less than a row of blocks of a photo.
+/// Percentage of a scan that may be missing at its end: less than a row of blocks of a photo.
 const MAX_MISSING: usize = 1;
 
-/// Most pixels of a picture that is looked at. Larger ones are refused by the decoder.
+/// Maximum number of pixels of a picture that is checked. The decoder rejects larger ones.
 const MAX_PIXELS: usize = 16_384 * 16_384;
 
-/// A picture for the decoder.
+/// A picture prepared for the decoder.
 pub(super) struct Prepared<'a> {
     /// The picture, with an end marker.
     pub(super) data: Cow<'a, [u8]>,
-    /// What is wrong with it, though it can be used.
+    /// A problem that does not prevent its use, if any.
     pub(super) notice: Option<&'static str>,
 }
 
-/// Width and height by the frame header.
+/// Width and height according to the frame header.
 pub(super) fn dimensions(picture: &[u8]) -> Option<(usize, usize)> {
     let frame = segments(picture).find(is_frame_header)?;
     FrameHeader::parse(&frame).map(|frame| (frame.width, frame.height))
 }
 
-/// Makes a picture ready for the decoder, which would paint in gray what is missing.
+/// Prepares a picture for the decoder, which would fill missing parts with gray.
 ///
 /// # Errors
-/// A part of it is missing: what is missing, in words.
+/// A part of the picture is missing; the error is a human-readable description of that part.
 pub(super) fn prepare(picture: &[u8]) -> Result<Prepared<'_>, String> {
     let marked = Walk::new().advance(picture).is_some();
     let picture = if marked { picture } else { without_padding(picture) };
@@ -83,7 +83,7 @@ pub(super) fn prepare(picture: &[u8]) -> Result<Prepared<'_>, String> {
     }
     let mut reading = Reading::default();
     let read = segments(picture).try_for_each(|segment| reading.segment(&segment));
-    let mut notice = (!marked).then_some("it has no end marker, but all of it is there");
+    let mut notice = (!marked).then_some("it has no end marker, but is otherwise complete");
     if read.is_some() {
         reading.check(marked)?;
         if reading.missing() > 0 {
@@ -100,8 +100,8 @@ pub(super) fn prepare(picture: &[u8]) -> Result<Prepared<'_>, String> {
     Ok(Prepared { data, notice })
 }
 
-/// Zeros behind a picture without an end marker are where the rest of a file should be: they would pass
-/// for codes.
+/// Removes zeros at the end of a picture without an end marker. They replace the rest of the file and
+/// would be read as codes.
 fn without_padding(picture: &[u8]) -> &[u8] {
     let end = picture.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     if picture.len() - end < PADDING { picture } else { &picture[..end] }
@@ -111,7 +111,7 @@ fn is_frame_header(segment: &Segment<'_>) -> bool {
     matches!(segment.marker, marker::SOF0..=0xcf) && !matches!(segment.marker, 0xc4 | 0xc8 | 0xcc)
 }
 
-/// A picture as far as it was read.
+/// The parts of a picture read so far.
 #[derive(Default)]
 struct Reading<'a> {
     frame: Option<FrameHeader>,
@@ -125,7 +125,8 @@ struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    /// Reads one segment. `None` when it is of a kind, or damaged in a way, that only the decoder judges.
+    /// Reads one segment. Returns `None` for kinds of segments and damage that are left to the decoder to
+    /// judge.
     fn segment(&mut self, segment: &Segment<'a>) -> Option<()> {
         match segment.marker {
             marker::DHT => self.huffman_tables(segment.payload),
@@ -147,7 +148,7 @@ impl<'a> Reading<'a> {
                 self.frame = Some(frame).filter(|_| readable);
                 self.frame.is_some().then_some(())
             }
-            // Arithmetic coding, lossless and hierarchical pictures, two frames.
+            // Arithmetic coding, lossless and hierarchical pictures, or a second frame.
             _ => (!is_frame_header(segment)).then_some(()),
         }
     }
@@ -199,7 +200,7 @@ impl<'a> Reading<'a> {
         Some(())
     }
 
-    /// Cameras and AVI files leave out the Huffman tables and mean the usual ones.
+    /// Cameras and AVI files omit the Huffman tables and imply the standard ones.
     fn add_standard_tables(&mut self, scan: &ScanHeader) -> Option<()> {
         let lacks = |component: &header::ScanComponent| {
             self.tables.dc[component.dc].is_none() || self.tables.ac[component.ac].is_none()
@@ -209,7 +210,7 @@ impl<'a> Reading<'a> {
             let defined = std::mem::take(&mut self.tables);
             self.huffman_tables(&STANDARD[4..])?;
             self.tables.restart_interval = defined.restart_interval;
-            // Those of the picture come after and stay.
+            // Tables defined in the picture take precedence.
             let stay = |all: &mut [Option<Rc<Huffman>>; 4], defined: [Option<Rc<Huffman>>; 4]| {
                 for (slot, table) in all.iter_mut().zip(defined) {
                     *slot = table.or(slot.take());
@@ -221,12 +222,12 @@ impl<'a> Reading<'a> {
         Some(())
     }
 
-    /// MCUs that are missing.
+    /// Number of missing MCUs.
     fn missing(&self) -> usize {
         self.extents.iter().map(|extent| extent.missing).sum()
     }
 
-    /// Whether the picture can be shown.
+    /// Checks that enough of the picture is there.
     fn check(&self, marked: bool) -> Result<(), String> {
         let Some(coefficients) = &self.coefficients else {
             return Err("the JPEG is cut off: it has no picture data".to_owned());
@@ -244,7 +245,7 @@ impl<'a> Reading<'a> {
             if plane.lacking[0].is_none() {
                 return Err("the JPEG is cut off: some of its components are missing".to_owned());
             }
-            // Encoders leave scans out on purpose, but then there is an end marker.
+            // Encoders may omit scans on purpose, but then there is an end marker.
             if !marked && progressive && plane.lacking.iter().any(|lacks| *lacks != Some(0)) {
                 return Err("the JPEG is cut off: its last scans are missing".to_owned());
             }
@@ -252,7 +253,7 @@ impl<'a> Reading<'a> {
         Ok(())
     }
 
-    /// The picture in one scan, if it has several that the decoder gets wrong.
+    /// The picture in one scan, if it has several scans that the decoder does not handle correctly.
     fn rewritten(&self) -> Option<Vec<u8>> {
         let (frame, coefficients) = (self.frame.as_ref()?, self.coefficients.as_ref()?);
         if frame.is_progressive() || self.extents.len() < 2 {

@@ -1,4 +1,4 @@
-//! A stream of JPEG pictures, one after the other (MJPEG), as `ffmpeg -f mjpeg` writes it.
+//! A stream of consecutive JPEG pictures (MJPEG), as written by `ffmpeg -f mjpeg`.
 
 use std::{collections::VecDeque, io::Read};
 
@@ -10,11 +10,12 @@ use super::{
     picture::{Notices, decode_jpeg},
 };
 
-/// Pictures of a stream, one a call; ends with the stream. A single picture is handled elsewhere.
+/// The pictures of a stream, one per call; ends with the stream. A single picture is handled
+/// elsewhere.
 pub struct MjpegSource<R> {
     reader: JpegReader<R>,
     name: String,
-    /// Read already, and not given yet.
+    /// Pictures that were already read, but not returned yet.
     ahead: VecDeque<Bytes>,
     pictures: u64,
     notices: Notices,
@@ -22,7 +23,7 @@ pub struct MjpegSource<R> {
 }
 
 impl<R: Read> MjpegSource<R> {
-    /// The pictures `ahead`, then those of `reader`.
+    /// Creates a source of the pictures in `ahead`, followed by those from `reader`.
     pub(super) fn new(
         reader: JpegReader<R>,
         ahead: impl Into<VecDeque<Bytes>>,

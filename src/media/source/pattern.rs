@@ -1,4 +1,4 @@
-//! The moving test pattern: a textured background, colour bars that move, the frame number and the
+//! The moving test pattern: a textured background, moving color bars, and the frame number and the
 //! wall clock in large digits. A frozen clock or a repeated number shows immediately what is stuck.
 
 use std::time::SystemTime;
@@ -9,7 +9,7 @@ use crate::media::{
     frame::{Frame, FrameError},
 };
 
-/// Glyphs of 5x7 pixels: digits, colon, point, number sign; each row's five bits, left to right.
+/// Glyphs of 5x7 pixels: digits, colon, period, number sign; five bits per row, left to right.
 const GLYPHS: [(char, [u8; 7]); 13] = [
     ('0', [0b01110, 0b10001, 0b10011, 0b10101, 0b11001, 0b10001, 0b01110]),
     ('1', [0b00100, 0b01100, 0b00100, 0b00100, 0b00100, 0b00100, 0b01110]),
@@ -26,7 +26,7 @@ const GLYPHS: [(char, [u8; 7]); 13] = [
     ('#', [0b01010, 0b01010, 0b11111, 0b01010, 0b11111, 0b01010, 0b01010]),
 ];
 
-/// The eight colours of colour bars, 75 %, as Y, U, V.
+/// The eight colors of 75 % color bars as Y, U, V.
 const BARS: [(u8, u8, u8); 8] = [
     (180, 128, 128),
     (162, 44, 142),
@@ -38,10 +38,10 @@ const BARS: [(u8, u8, u8); 8] = [
     (16, 128, 128),
 ];
 
-/// Luma of the digits and of the ground they stand on.
+/// Luma of the digits and of their background.
 const INK: (u8, u8) = (235, 16);
 
-/// A pattern in motion, a step a call.
+/// A moving pattern that advances by one step per call.
 #[derive(Debug)]
 pub struct PatternSource {
     background: Frame,
@@ -49,10 +49,10 @@ pub struct PatternSource {
 }
 
 impl PatternSource {
-    /// A pattern of this size; odd sides lose a pixel.
+    /// Creates a pattern of this size; odd sides lose a pixel.
     ///
     /// # Errors
-    /// A side is below 16 pixels or above 3840.
+    /// A side is less than 16 or more than 3840 pixels.
     pub fn new(width: u32, height: u32) -> Result<Self, SourceError> {
         let wrong = |cause| SourceError::Size { width, height, cause };
         if width.min(height) < 16 || width.max(height) > 3840 {
@@ -65,7 +65,7 @@ impl PatternSource {
         Ok(Self { background: background(width & !1, height & !1), number: 0 })
     }
 
-    /// The picture with this number and time on it.
+    /// Renders the picture with this number and time.
     #[must_use]
     pub fn render(&self, number: u64, captured_at: SystemTime) -> Frame {
         let mut frame = Frame { captured_at, ..self.background.clone() };
@@ -98,7 +98,7 @@ fn clock(at: SystemTime) -> String {
         .unwrap_or_default()
 }
 
-/// Soft hills with grain, about as hard to encode as a photo.
+/// Smooth gradients with grain, about as hard to encode as a photo.
 fn background(width: u32, height: u32) -> Frame {
     let (w, h) = (width as usize, height as usize);
     let wave = |at: usize, period: f32| (at as f32 * std::f32::consts::TAU / period).sin();
@@ -136,7 +136,8 @@ fn background(width: u32, height: u32) -> Frame {
     }
 }
 
-/// Colour bars over the lower third, moved on with every number, and a block that wanders above them.
+/// Draws color bars in the lower third that move with every number, and a block that moves above
+/// them.
 fn draw_bars(frame: &mut Frame, number: u64) {
     let (width, height) = (frame.width, frame.height);
     let bar = (width / 8).max(2);
@@ -154,7 +155,7 @@ fn draw_bars(frame: &mut Frame, number: u64) {
     fill(frame, at, (side, side), BARS[(number % 7) as usize]);
 }
 
-/// Fills a rectangle with one colour; what is outside the frame is left out.
+/// Fills a rectangle with one color, clipped to the frame.
 fn fill(frame: &mut Frame, (x, y): (u32, u32), size: (u32, u32), colour: (u8, u8, u8)) {
     let (x0, y0) = ((x & !1) as usize, (y & !1) as usize);
     let x1 = ((x + size.0).min(frame.width) & !1) as usize;
@@ -172,7 +173,7 @@ fn fill(frame: &mut Frame, (x, y): (u32, u32), size: (u32, u32), colour: (u8, u8
     }
 }
 
-/// Writes digits on a black ground.
+/// Draws digits on a black background.
 fn draw_text(frame: &mut Frame, text: &str, (x, y): (u32, u32), scale: u32) {
     let ground = (6 * scale * text.len() as u32 + 2 * scale, 9 * scale);
     fill(frame, (x.saturating_sub(scale), y.saturating_sub(scale)), ground, (INK.1, 128, 128));
@@ -194,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn number_and_time_show_and_things_move() {
+    fn number_time_and_bars_change_between_pictures() {
         let pattern = PatternSource::new(1280, 720).unwrap();
         let at = SystemTime::UNIX_EPOCH;
         let first = pattern.render(1, at);

@@ -1,4 +1,4 @@
-//! One JPEG, PNG or WebP picture, given again and again.
+//! One JPEG, PNG or WebP picture, repeated.
 
 use std::{
     collections::HashSet,
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::media::frame::Frame;
 
-/// Largest side of a picture that is decoded, in pixels.
+/// Maximum side of a picture that is decoded, in pixels.
 const MAX_SIDE: u32 = 16_384;
 /// Maximum memory for decoding one picture: 16 times a 12-megapixel photo.
 pub(super) const MAX_ALLOC: u64 = 640 << 20;
@@ -31,7 +31,7 @@ pub struct PictureSource {
 }
 
 impl PictureSource {
-    /// A picture that is decoded already.
+    /// Creates a source from an already decoded picture.
     pub(super) fn from_frame(name: &str, frame: Frame) -> Self {
         Self { name: name.to_owned(), frame }
     }
@@ -48,19 +48,19 @@ impl Source for PictureSource {
     }
 }
 
-/// A picture, and what there is to say about it.
+/// A decoded picture and its notices.
 pub(super) struct Decoded {
     pub(super) frame: Frame,
-    /// What is wrong with it or was done to it, though it can be used.
+    /// Problems that do not prevent its use, and changes that were made to it.
     notices: Vec<&'static str>,
 }
 
-/// Warns of what there is to say about pictures, of each kind once.
+/// Logs the notices about pictures as warnings, each kind once.
 #[derive(Debug, Default)]
 pub(super) struct Notices(HashSet<&'static str>);
 
 impl Notices {
-    /// The frame, after what there is to say about it.
+    /// Logs the notices that are new and returns the frame.
     pub(super) fn shown(&mut self, decoded: Decoded, name: &str) -> Frame {
         for notice in decoded.notices {
             if self.0.insert(notice) {
@@ -71,17 +71,17 @@ impl Notices {
     }
 }
 
-/// Reads a JPEG, PNG or WebP file, upright as its Exif orientation says. What there is to say about it is a
-/// warning in the log.
+/// Reads a JPEG, PNG or WebP file and rotates it upright according to its Exif orientation. Notices about
+/// it are logged as warnings.
 ///
 /// # Errors
-/// It cannot be opened or decoded, or is absurdly large.
+/// It cannot be opened or decoded, or is too large.
 pub fn read_picture(path: &Path) -> Result<Frame, SourceError> {
     let decoded = read_decoded(path)?;
     Ok(Notices::default().shown(decoded, &path.display().to_string()))
 }
 
-/// As [`read_picture`], without the warnings.
+/// Like [`read_picture`], without logging the notices.
 pub(super) fn read_decoded(path: &Path) -> Result<Decoded, SourceError> {
     let file = open_file(path)?;
     let regular = file.metadata().is_ok_and(|meta| meta.is_file());
@@ -108,7 +108,7 @@ pub(super) fn read_decoded(path: &Path) -> Result<Decoded, SourceError> {
     }
 }
 
-/// Whether a file holds a picture that can be read or converted, as far as its first bytes say.
+/// Whether a file contains a picture that can be read or converted, according to its first bytes.
 pub(super) fn is_picture(path: &Path) -> bool {
     let begin = open_file(path).and_then(|file| {
         let mut data = BufReader::new(file);
@@ -122,7 +122,7 @@ pub(super) fn is_picture(path: &Path) -> bool {
     }
 }
 
-/// Decodes one whole JPEG.
+/// Decodes one complete JPEG.
 pub(super) fn decode_jpeg(data: &[u8], name: &str) -> Result<Decoded, SourceError> {
     let prepared = prepare(data).map_err(|cause| wrong(name, &cause))?;
     let mut decoded = decode_any(Cursor::new(&prepared.data[..]), name)?;
@@ -130,7 +130,7 @@ pub(super) fn decode_jpeg(data: &[u8], name: &str) -> Result<Decoded, SourceErro
     Ok(decoded)
 }
 
-/// Decodes a PNG or WebP picture, or a JPEG that was made ready for the decoder.
+/// Decodes a PNG or WebP picture, or a JPEG that was prepared for the decoder.
 pub(super) fn decode_any(data: impl BufRead + Seek, name: &str) -> Result<Decoded, SourceError> {
     let captured_at = SystemTime::now();
     let (picture, profile) = decode_upright(data).map_err(|e| wrong(name, &e))?;
@@ -143,7 +143,7 @@ fn wrong(name: &str, cause: &dyn std::fmt::Display) -> SourceError {
     SourceError::Picture { name: name.to_owned(), cause: cause.to_string() }
 }
 
-/// The picture and its ICC profile.
+/// Decodes the picture upright; also returns its ICC profile.
 fn decode_upright(
     data: impl BufRead + Seek,
 ) -> image::ImageResult<(DynamicImage, Option<Vec<u8>>)> {
@@ -155,7 +155,7 @@ fn decode_upright(
     reader.limits(limits);
     let mut decoder = reader.into_decoder()?;
     let orientation = decoder.orientation()?;
-    // One that cannot be read is one that is not there.
+    // A profile that cannot be read is ignored.
     let profile = decoder.icc_profile().unwrap_or_default();
     let mut picture = DynamicImage::from_decoder(decoder)?;
     picture.apply_orientation(orientation);

@@ -1,4 +1,4 @@
-//! `--source`: what is typed, and what it means.
+//! Parses the value of `--source`.
 
 use std::{
     ffi::OsStr,
@@ -9,8 +9,7 @@ use std::{
 
 use super::CameraSpec;
 
-/// A source by name: `camera[:N[:FORMAT]]`, `pattern[:WxH]`, the path of a file, of a pipe or of a
-/// directory, or `-`.
+/// A source: `camera[:N[:FORMAT]]`, `pattern[:WxH]`, the path of a file, pipe or directory, or `-`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceSpec {
     /// A camera.
@@ -24,26 +23,26 @@ pub enum SourceSpec {
     },
     /// A file or a pipe; its format is detected from its first bytes.
     File(PathBuf),
-    /// The pictures of a directory in the order of their names, again and again.
+    /// The pictures in a directory, in the order of their names, repeated.
     Directory(PathBuf),
     /// Standard input; its format is detected from its first bytes.
     Stdin,
 }
 
-/// Text that does not name a source.
+/// Text that is not a valid source.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
-    /// Not a camera index.
+    /// The camera is not valid.
     #[error(
         "`{0}` is not a valid camera: expected `camera`, `camera:N` or `camera:N:FORMAT`; `orion-peer devices` lists N and FORMAT, such as NV12"
     )]
     Camera(String),
-    /// Not a picture size.
+    /// The pattern is not valid.
     #[error(
         "`{0}` is not a valid pattern: expected `pattern` or `pattern:WxH`, 16x16 to 3840x2160"
     )]
     Pattern(String),
-    /// Neither a known word nor the name of anything.
+    /// Neither a keyword nor an existing path.
     #[error(
         "`{0}` is not a valid source: expected camera[:N[:FORMAT]], pattern[:WxH], the path of a file or a directory, or - for standard input"
     )]
@@ -51,7 +50,7 @@ pub enum SpecError {
 }
 
 impl SourceSpec {
-    /// Whether it shows what is there now, so that an older picture is not worth sending.
+    /// Whether it is live, so that an old picture is not worth sending.
     #[must_use]
     pub fn is_live(&self) -> bool {
         matches!(self, Self::Camera(_) | Self::Pattern { .. })
@@ -67,10 +66,10 @@ impl SourceSpec {
         }
     }
 
-    /// Reads what was typed; names of files need not be UTF-8.
+    /// Parses the value; file names need not be UTF-8.
     ///
     /// # Errors
-    /// It does not name a source.
+    /// The text is not a valid source.
     pub fn from_os_str(text: &OsStr) -> Result<Self, SpecError> {
         match text.to_str() {
             Some(text) => text.parse(),
@@ -126,7 +125,7 @@ fn path_spec(path: &Path) -> Result<SourceSpec, SpecError> {
         Ok(meta) if meta.is_dir() => Ok(SourceSpec::Directory(path.to_owned())),
         Ok(meta) if is_stdin(&meta) => Ok(SourceSpec::Stdin),
         _ if slash => Ok(SourceSpec::Directory(path.to_owned())),
-        // A path that is not there is an error when it is opened; a word is a misspelled one.
+        // A missing path is reported when it is opened; a single word is a misspelled keyword.
         Err(error)
             if error.kind() == std::io::ErrorKind::NotFound
                 && !text.iter().any(|byte| b"/.".contains(byte)) =>
@@ -137,8 +136,8 @@ fn path_spec(path: &Path) -> Result<SourceSpec, SpecError> {
     }
 }
 
-/// Whether a file, pipe, terminal or socket is standard input: `/dev/stdin`, or another name of it. Lines
-/// to be sent as texts would be read from it, too, and a socket cannot be opened by that name.
+/// Whether a file, pipe, terminal or socket is standard input: `/dev/stdin`, or another name for it.
+/// Otherwise text lines would also be read from it; in addition, a socket cannot be opened by that name.
 fn is_stdin(meta: &std::fs::Metadata) -> bool {
     #[cfg(unix)]
     {
@@ -175,7 +174,7 @@ mod tests {
     use super::{super::PixelFormat, *};
 
     #[test]
-    fn words_and_files() {
+    fn keywords_and_paths_are_parsed() {
         let parse = |text: &str| text.parse::<SourceSpec>();
         let camera = |index, pixels| Ok(SourceSpec::Camera(CameraSpec { index, pixels }));
         assert_eq!(parse("camera"), camera(None, None));
@@ -201,7 +200,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn names_need_not_be_utf_8() {
+    fn file_names_need_not_be_utf_8() {
         use std::os::unix::ffi::OsStrExt;
         let name = OsStr::from_bytes(b"caf\xe9.jpg");
         assert_eq!(SourceSpec::from_os_str(name), Ok(SourceSpec::File(name.into())));

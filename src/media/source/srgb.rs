@@ -1,18 +1,19 @@
-//! A decoded picture as it is shown: in sRGB, and without transparency.
+//! Converts a decoded picture to sRGB without transparency.
 
 use image::{DynamicImage, Rgb, RgbImage};
 use moxcms::{CmsError, ColorProfile, DataColorSpace, Layout, TransformOptions};
 
 use crate::media::guarded;
 
-/// What transparent parts are shown on, as viewers and printers do.
+/// Background of transparent parts, as in viewers and printers.
 const BACKGROUND: u8 = 255;
 
-/// What was done to a picture, or could not be done.
+/// Notices about the conversion of a picture.
 const SHOWN_ON_WHITE: &str = "its transparent parts are shown on white";
 const PROFILE_UNUSABLE: &str = "its color profile cannot be used: the colors may look different";
 
-/// The pixels in sRGB, and what there is to say about that. `profile` is the picture's ICC profile.
+/// Converts the pixels to sRGB; also returns the notices about it. `profile` is the picture's ICC
+/// profile.
 pub(super) fn into_srgb(
     picture: DynamicImage,
     profile: Option<&[u8]>,
@@ -22,7 +23,7 @@ pub(super) fn into_srgb(
     let alpha = picture.color().has_alpha().then(|| alpha(&picture));
     let mut rgb = picture.into_rgb8();
     if let Some(profile) = profile {
-        // Profiles are anything that somebody put into a file.
+        // Profiles are untrusted data.
         let converted = guarded(|| convert(&rgb, profile, gray).map_err(|e| e.to_string()));
         match converted.and_then(|converted| converted) {
             Ok(converted) => rgb = converted.unwrap_or(rgb),
@@ -45,7 +46,7 @@ fn alpha(picture: &DynamicImage) -> Vec<u8> {
     picture.to_luma_alpha8().pixels().map(|pixel| pixel.0[1]).collect()
 }
 
-/// Puts a pixel on the background.
+/// Blends a pixel with the background.
 fn compose(pixel: &mut Rgb<u8>, alpha: u8) {
     let (alpha, background) = (u32::from(alpha), u32::from(BACKGROUND));
     for value in &mut pixel.0 {
@@ -53,7 +54,7 @@ fn compose(pixel: &mut Rgb<u8>, alpha: u8) {
     }
 }
 
-/// The pixels in sRGB; `None` when they are already.
+/// The pixels in sRGB; `None` when they already are.
 fn convert(rgb: &RgbImage, profile: &[u8], gray: bool) -> Result<Option<RgbImage>, CmsError> {
     let profile = ColorProfile::new_from_slice(profile)?;
     let srgb = ColorProfile::new_srgb();
@@ -83,7 +84,8 @@ fn convert(rgb: &RgbImage, profile: &[u8], gray: bool) -> Result<Option<RgbImage
     Ok(RgbImage::from_raw(rgb.width(), rgb.height(), convert(rgb)?))
 }
 
-/// Grays and colors of all of RGB: what a profile leaves of them as it is, it leaves of everything.
+/// Grays and colors from all of RGB: a profile that leaves them unchanged leaves every color
+/// unchanged.
 fn samples() -> Vec<u8> {
     let steps = || (0..=255_u8).step_by(51);
     let colors = steps().flat_map(|r| steps().flat_map(move |g| steps().map(move |b| [r, g, b])));
@@ -118,7 +120,7 @@ mod tests {
     #[test]
     fn profiles_are_converted() {
         let p3 = ColorProfile::new_display_p3().encode().unwrap();
-        // By littlecms 2.19 through Pillow 13.0.0.
+        // Expected values are from littlecms 2.19 through Pillow 13.0.0.
         for (from, to) in [
             ([200, 100, 50], [215, 93, 31]),
             ([30, 180, 90], [0, 183, 78]),
@@ -140,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn profiles_that_cannot_be_used_are_left_out() {
+    fn profiles_that_cannot_be_used_are_ignored() {
         for profile in [&b""[..], &[0; 128], &[7; 500]] {
             let found = first(into_srgb(plain([200, 100, 50]), Some(profile)));
             assert_eq!(found, ([200, 100, 50], vec![PROFILE_UNUSABLE]));

@@ -14,13 +14,13 @@ use super::{
     picture::{MAX_ALLOC, Notices, decode_any, decode_jpeg},
 };
 
-/// Largest picture read from a stream, in bytes.
+/// Maximum size of a picture read from a stream, in bytes.
 const MAX_PICTURE: usize = 64 << 20;
 
-/// Opens a file, or what else has a path: a pipe, or `/dev/fd/63` of `<(command)`.
+/// Opens a file or anything else that has a path: a pipe, or `/dev/fd/63` from `<(command)`.
 ///
 /// # Errors
-/// It cannot be opened, or as [`open_stream`].
+/// It cannot be opened, or see [`open_stream`].
 pub(super) fn open_path(
     path: &Path,
     options: SourceOptions,
@@ -33,11 +33,11 @@ pub(super) fn open_path(
     stream.open(file)
 }
 
-/// Opens a stream. One JPEG, PNG or WebP picture is given again and again; several JPEGs one after the
-/// other, each once.
+/// Opens a stream. A single JPEG, PNG or WebP picture is repeated; several JPEGs are each returned
+/// once.
 ///
 /// # Errors
-/// Reading fails, the stream is empty, or its format is none of those.
+/// Reading fails, the stream is empty, or its format is not supported.
 pub fn open_stream(
     reader: Box<dyn Read + Send>,
     name: &str,
@@ -46,12 +46,12 @@ pub fn open_stream(
     Stream { name: name.to_owned(), path: None, limit: MAX_PICTURE, options }.open(reader)
 }
 
-/// What is known of a stream before it is read.
+/// Properties of a stream that are known before it is read.
 struct Stream<'a> {
     name: String,
-    /// Where it can be found again, by other programs.
+    /// Its path, if other programs can open it again.
     path: Option<&'a Path>,
-    /// Largest picture, in bytes.
+    /// Maximum size of a picture, in bytes.
     limit: usize,
     options: SourceOptions,
 }
@@ -91,7 +91,7 @@ impl Stream<'_> {
         Ok(PictureSource::from_frame(&self.name, self.options.apply(frame)?))
     }
 
-    /// One JPEG repeats, several are a stream.
+    /// A single JPEG is repeated; several are a stream.
     fn open_jpegs(
         self,
         reader: impl Read + Send + 'static,
@@ -103,7 +103,7 @@ impl Stream<'_> {
             Ok(Some(second)) => {
                 Ok(Box::new(MjpegSource::new(reader, [first, second], name, options)))
             }
-            // What comes behind a photo need not be pictures, however long it is.
+            // Data after a photo, of any length, need not consist of pictures.
             Ok(None) | Err(SourceError::TooLong { .. }) => {
                 let frame = Notices::default().shown(decode_jpeg(&first, &name)?, &name);
                 Ok(Box::new(PictureSource::from_frame(&name, options.apply(frame)?)))
@@ -117,7 +117,7 @@ impl Stream<'_> {
     }
 }
 
-/// Reads as much of a stream as shows what it holds.
+/// Reads enough of a stream to detect its format.
 fn look(reader: &mut impl Read) -> std::io::Result<(Vec<u8>, Content)> {
     let mut begin = Vec::new();
     let mut chunk = [0; 4096];
@@ -137,7 +137,7 @@ fn look(reader: &mut impl Read) -> std::io::Result<(Vec<u8>, Content)> {
 mod tests {
     use super::*;
 
-    /// Gives one chunk a call; asked for more than there is, it would wait for ever: it panics.
+    /// Returns one chunk per call. A read after the last chunk would block forever, so it panics.
     struct Live(Vec<Vec<u8>>);
 
     impl Read for Live {
@@ -156,7 +156,7 @@ mod tests {
             ([&[0, 0, 1, 0x67][..], &[66; 30]].concat(), Content::H264),
             ([&[0xff, 0xd8, 0xff, 0xe0][..], &[0; 30]].concat(), Content::Jpeg),
         ] {
-            // In one piece, and byte by byte.
+            // In one chunk, and byte by byte.
             let (read, content) = look(&mut Live(vec![begin.clone()])).unwrap();
             assert_eq!((&read, content), (&begin, expected));
             let bytes = begin.iter().rev().map(|byte| vec![*byte]).collect();

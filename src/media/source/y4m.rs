@@ -1,4 +1,4 @@
-//! y4m (YUV4MPEG2): raw frames after a line of text, as `mjpegtools` and `ffmpeg` write them.
+//! y4m (YUV4MPEG2): raw frames after a line of text, as written by `mjpegtools` and `ffmpeg`.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -8,11 +8,12 @@ use std::{
 use super::{Captured, Source, SourceError, SourceOptions};
 use crate::media::{colour::Colour, frame::Frame};
 
-/// Longest header line.
+/// Maximum length of a header line.
 const MAX_HEADER: u64 = 1024;
-/// Largest side of a frame, in pixels.
+/// Maximum side of a frame, in pixels.
 const MAX_SIDE: u32 = 16_384;
-/// Most pixels of a frame: 8K UHD. A frame is held up to three times while it is read.
+/// Maximum number of pixels of a frame: 8K UHD. Up to three copies of a frame are held while it is
+/// read.
 const MAX_PIXELS: u32 = 7_680 * 4_320;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,17 +24,17 @@ enum Chroma {
     C444,
 }
 
-/// What the header line says.
+/// The fields of the header line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Header {
     width: u32,
     height: u32,
     chroma: Chroma,
-    /// `XCOLORRANGE=FULL`, an extension of `ffmpeg`.
+    /// `XCOLORRANGE=FULL`, an `ffmpeg` extension.
     full_range: bool,
 }
 
-/// Frames of a y4m stream, one a call; ends with the stream.
+/// The frames of a y4m stream, one per call; ends with the stream.
 pub struct Y4mSource<R> {
     reader: BufReader<R>,
     name: String,
@@ -43,7 +44,7 @@ pub struct Y4mSource<R> {
     full_range: bool,
     options: SourceOptions,
     frames: u64,
-    /// One frame as it is in the file.
+    /// One frame as in the file.
     raw: Vec<u8>,
 }
 
@@ -159,7 +160,7 @@ fn parse_header(line: &[u8]) -> Result<Header, String> {
                     "422" => Chroma::C422,
                     "444" => Chroma::C444,
                     "mono" => Chroma::Mono,
-                    other => return Err(format!("colour format C{other} is not read here")),
+                    other => return Err(format!("color format C{other} is not supported")),
                 }
             }
             "X" => full_range |= value == "COLORRANGE=FULL",
@@ -168,10 +169,10 @@ fn parse_header(line: &[u8]) -> Result<Header, String> {
     }
     match (width, height) {
         (Some(width), Some(height)) if width * height > MAX_PIXELS => {
-            Err(format!("{width}x{height} is more than {MAX_PIXELS} pixels (7680x4320)"))
+            Err(format!("{width}x{height} exceeds the maximum of {MAX_PIXELS} pixels (7680x4320)"))
         }
         (Some(width), Some(height)) => Ok(Header { width, height, chroma, full_range }),
-        _ => Err(format!("width and height must both be given, 2 to {MAX_SIDE}")),
+        _ => Err(format!("width and height are both required, from 2 to {MAX_SIDE}")),
     }
 }
 
@@ -179,7 +180,7 @@ fn average(a: u8, b: u8) -> u8 {
     u16::midpoint(u16::from(a), u16::from(b) + 1) as u8
 }
 
-/// Averages neighbouring rows; an odd last one stays alone.
+/// Averages neighboring rows; an odd last row is kept as it is.
 fn halve_rows(plane: &[u8], width: usize) -> Vec<u8> {
     plane
         .chunks(width * 2)
@@ -191,7 +192,7 @@ fn halve_rows(plane: &[u8], width: usize) -> Vec<u8> {
         .collect()
 }
 
-/// Averages neighbouring columns; an odd last one stays alone.
+/// Averages neighboring columns; an odd last column is kept as it is.
 fn halve_columns(plane: &[u8], width: usize) -> Vec<u8> {
     plane
         .chunks(width)
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn every_chroma_becomes_420() {
+    fn every_chroma_format_is_converted_to_420() {
         for (header, chroma) in [("C420jpeg", 2), ("C422", 4), ("C444", 8), ("", 2), ("Cmono", 0)] {
             let mut stream = format!("YUV4MPEG2 W4 H2 F25:1 Ip {header}\n").into_bytes();
             for _ in 0..2 {
@@ -247,12 +248,12 @@ mod tests {
             stream.extend([255, 0, 255, 0, 128, 128]);
             let (found, _) = frames(&stream);
             assert_eq!(found[0].colour, Colour { full_range: full, ..Colour::default() });
-            assert_eq!(found[0].y, [255, 0, 255, 0], "the samples are as they were");
+            assert_eq!(found[0].y, [255, 0, 255, 0], "the samples are unchanged");
         }
     }
 
     #[test]
-    fn a_cut_off_frame_is_named_and_those_before_it_are_given() {
+    fn an_incomplete_frame_is_reported_after_the_complete_ones() {
         let mut stream = b"YUV4MPEG2 W4 H2\nFRAME\n".to_vec();
         stream.extend([0; 12]);
         stream.extend(b"FRAME\n");
@@ -269,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_that_make_no_sense_are_refused() {
+    fn headers_that_are_not_valid_are_rejected() {
         for header in [
             "YUV4MPEG2 W4\n",
             "YUV4MPEG2 W0 H2\n",

@@ -1,4 +1,4 @@
-//! A camera's buffer becomes a frame: YUV directly, the rest through RGB.
+//! Converts a camera's buffer to a frame: YUV directly, other formats through RGB.
 
 use std::{borrow::Cow, time::SystemTime};
 
@@ -8,7 +8,7 @@ use crate::media::{
     source::picture::decode_jpeg,
 };
 
-/// Converts a buffer; the error is the cause in words.
+/// Converts a buffer; the error is a human-readable cause.
 pub(super) fn to_frame(raw: &RawFrame, captured_at: SystemTime) -> Result<Frame, String> {
     let (width, height) = (raw.width, raw.height);
     let frame = match raw.pixels {
@@ -37,7 +37,8 @@ pub(super) fn to_frame(raw: &RawFrame, captured_at: SystemTime) -> Result<Frame,
     frame.map_err(|e| e.to_string())
 }
 
-/// The rows without what lies between them; all planes of the formats this is for have equal rows.
+/// The rows without the padding between them; only for formats whose planes have rows of equal
+/// length.
 fn tight(raw: &RawFrame, row: usize) -> Cow<'_, [u8]> {
     let stride = raw.stride as usize;
     if stride <= row {
@@ -48,7 +49,7 @@ fn tight(raw: &RawFrame, row: usize) -> Cow<'_, [u8]> {
     )
 }
 
-/// I420: rows of the chroma planes are half as long, what lies between them included.
+/// I420: the rows of the chroma planes are half as long, including the padding between them.
 fn planar(raw: &RawFrame, captured_at: SystemTime) -> Result<Frame, FrameError> {
     let (width, height) = (raw.width as usize, raw.height as usize);
     let stride = if raw.stride == 0 { width } else { raw.stride as usize };
@@ -64,7 +65,7 @@ fn swap(bgr: &[u8]) -> Vec<u8> {
     bgr.chunks_exact(3).flat_map(|pixel| [pixel[2], pixel[1], pixel[0]]).collect()
 }
 
-/// Grey is of full range (0 to 255), a frame of limited range (16 to 235).
+/// Gray samples have full range (0 to 255), a frame has limited range (16 to 235).
 fn grey(raw: &RawFrame, captured_at: SystemTime) -> Result<Frame, FrameError> {
     let (half_width, half_height) = (raw.width.div_ceil(2), raw.height.div_ceil(2));
     let chroma = vec![128; half_width as usize * half_height as usize];
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_between_rows_is_left_out() {
+    fn padding_between_rows_is_removed() {
         let yuyv = convert(PixelFormat::Yuyv, 6, &[9, 7, 9, 8, 0, 0].repeat(2)).unwrap();
         assert_eq!((&yuyv.y[..], yuyv.u[0], yuyv.v[0]), (&[9; 4][..], 7, 8));
         let nv12 = [9, 9, 0, 0, 9, 9, 0, 0, 7, 8, 0, 0];
@@ -123,7 +124,7 @@ mod tests {
         image::codecs::jpeg::JpegEncoder::new(&mut jpeg)
             .encode(&pixels, 16, 16, image::ExtendedColorType::Rgb8)
             .unwrap();
-        // The tables are the standard's: without them the picture is the same.
+        // These are the standard tables: the picture is the same without them.
         let mut without = jpeg.clone();
         while let Some(at) = without.windows(2).position(|pair| pair == [0xff, 0xc4]) {
             let length = usize::from(u16::from_be_bytes([without[at + 2], without[at + 3]]));

@@ -1,33 +1,33 @@
-//! What cameras offer, and which of it to take.
+//! The formats that cameras offer, and the choice between them.
 
 use std::{fmt, str::FromStr};
 
-/// Pixel formats that are understood, by their names in V4L2 (its `FourCC`s); the best first: the one
-/// that keeps most of the picture and needs the least work.
+/// The supported pixel formats by their V4L2 names (`FourCC`s), best first: formats that preserve
+/// more of the picture and need less work come first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PixelFormat {
     /// Packed 4:2:2.
     Yuyv,
-    /// 4:2:0, luma and one plane of both chromas.
+    /// 4:2:0: a luma plane and one plane with both chroma components.
     Nv12,
     /// 4:2:0 in three planes (I420).
     Yu12,
-    /// A JPEG picture a frame.
+    /// One JPEG picture per frame.
     Mjpg,
-    /// Packed RGB, 8 bits each.
+    /// Packed RGB with 8 bits per channel.
     Rgb3,
-    /// Packed BGR, 8 bits each.
+    /// Packed BGR with 8 bits per channel.
     Bgr3,
-    /// Luma alone.
+    /// Luma only.
     Grey,
 }
 
 impl PixelFormat {
-    /// All of them, the best first.
+    /// All formats, best first.
     pub const ALL: [Self; 7] =
         [Self::Yuyv, Self::Nv12, Self::Yu12, Self::Mjpg, Self::Rgb3, Self::Bgr3, Self::Grey];
 
-    /// Its name in V4L2.
+    /// The V4L2 name.
     #[must_use]
     pub fn fourcc(self) -> &'static str {
         match self {
@@ -64,14 +64,14 @@ pub struct CameraFormat {
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
-    /// How the pixels lie.
+    /// Pixel format.
     pub pixels: PixelFormat,
-    /// Time from one frame to the next as a fraction of a second, numerator and denominator.
+    /// Time from one frame to the next as a fraction of a second: numerator and denominator.
     pub interval: (u32, u32),
 }
 
 impl CameraFormat {
-    /// Frames a second, to two decimals.
+    /// Frames per second, rounded to two decimals.
     #[must_use]
     pub fn fps(&self) -> f64 {
         let (numerator, denominator) = self.interval;
@@ -85,15 +85,15 @@ impl fmt::Display for CameraFormat {
     }
 }
 
-/// The format whose size is nearest to the wanted one; of those the best pixel format, then the one
-/// with a frame rate nearest to 30. `pixels` allows one pixel format only.
+/// The format whose size is nearest to the requested one; among equals, the one with the best pixel
+/// format, then the one whose frame rate is nearest to 30. `pixels` allows only one pixel format.
 pub(super) fn choose(
     offered: &[CameraFormat],
     wanted: (u32, u32),
     pixels: Option<PixelFormat>,
 ) -> Option<CameraFormat> {
     let distance = |format: &CameraFormat| {
-        // Too small loses detail, too large only time.
+        // A size that is too small loses detail, one that is too large costs only time.
         let weight = if format.width < wanted.0 || format.height < wanted.1 { 2 } else { 1 };
         let across = u64::from(format.width.abs_diff(wanted.0));
         weight * (across + u64::from(format.height.abs_diff(wanted.1)))
@@ -106,7 +106,8 @@ pub(super) fn choose(
         .copied()
 }
 
-/// Sorts formats as they are shown: the largest first, then by pixel format, then the fastest first.
+/// Sorts formats for display: by size in descending order, by pixel format, then by frame rate in
+/// descending order.
 pub(super) fn sort(formats: &mut Vec<CameraFormat>) {
     formats.sort_by(|a, b| {
         let size = |format: &CameraFormat| (format.width, format.height);
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn nearest_size_then_best_pixels_then_rate() {
+    fn size_takes_precedence_over_pixel_format_and_frame_rate() {
         let offered = [
             format(1920, 1080, PixelFormat::Mjpg, 30),
             format(1280, 720, PixelFormat::Mjpg, 30),
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn shown_largest_first_and_each_once() {
+    fn formats_are_shown_by_descending_size_and_only_once() {
         let small = format(640, 480, PixelFormat::Yuyv, 30);
         let slow = format(1280, 720, PixelFormat::Yuyv, 5);
         let other = format(1280, 720, PixelFormat::Nv12, 30);
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn names_lead_back_to_formats() {
+    fn names_are_parsed_to_formats() {
         for pixels in PixelFormat::ALL {
             assert_eq!(pixels.to_string().to_lowercase().parse(), Ok(pixels));
         }

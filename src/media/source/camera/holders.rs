@@ -1,9 +1,9 @@
-//! Which programs have a file open, by `/proc` (proc(5)).
+//! Finds the programs that have a file open, from `/proc` (proc(5)).
 
 use std::{fs, path::Path};
 
-/// The other programs that have `path` open, as `NAME (process ID)`; those of other users are seen by
-/// root alone.
+/// The other programs that have `path` open, as `NAME (process ID)`; only root sees programs of other
+/// users.
 pub(super) fn of(path: &Path) -> Vec<String> {
     let own = std::process::id();
     let mut ids: Vec<u32> = fs::read_dir("/proc")

@@ -1,7 +1,7 @@
-//! Cameras on macOS and Windows: `AVFoundation` and Media Foundation through the library `nokhwa`.
-//!
-//! On Linux this is built for the tests alone, so that it cannot rot there: `nokhwa` waits for a frame
-//! without an end, changes a camera by looking at it, and refuses one in a state it does not know.
+//! Cameras on macOS and Windows: `AVFoundation` and Media Foundation through the library `nokhwa`. On
+//! Linux this is built only for tests, to keep it compiling. It is not used there, because `nokhwa`
+//! waits for a frame without a timeout, changes a camera's settings when it lists it, and rejects a
+//! camera in a state it does not know.
 #![cfg_attr(target_os = "linux", allow(dead_code))]
 
 use std::{
@@ -32,7 +32,7 @@ const USABLE: [(FrameFormat, PixelFormat); 6] = [
     (FrameFormat::GRAY, PixelFormat::Grey),
 ];
 
-/// The same without our names.
+/// The library's names only.
 const USABLE_FORMATS: [FrameFormat; 6] = [
     FrameFormat::YUYV,
     FrameFormat::NV12,
@@ -42,7 +42,7 @@ const USABLE_FORMATS: [FrameFormat; 6] = [
     FrameFormat::GRAY,
 ];
 
-/// Timestamps that make a frame older than this are ignored.
+/// Timestamps according to which a frame is older than this are ignored.
 const PLAUSIBLE_AGE: Duration = Duration::from_secs(10);
 
 /// An open camera that delivers frames.
@@ -52,23 +52,24 @@ struct NokhwaStream {
     format: CameraFormat,
 }
 
-/// The cameras of this machine in the order of their indices.
+/// The cameras of this machine, sorted by index.
 pub(super) fn list() -> Result<Vec<Device>, SourceError> {
     let mut devices = Vec::new();
     for (index, info) in query()? {
         match open_any(index) {
             Ok(mut camera) => devices.push(device(index, &info, formats(&mut camera), None)),
-            // A busy or forbidden camera is one; what cannot be opened otherwise is none.
+            // A busy camera, or one without permission, is still a camera; other devices that cannot
+            // be opened are not.
             Err(error @ (SourceError::CameraBusy { .. } | SourceError::CameraDenied { .. })) => {
                 devices.push(device(index, &info, Vec::new(), Some(error.to_string())));
             }
-            Err(error) => tracing::debug!("left out: {error}"),
+            Err(error) => tracing::debug!("not listed: {error}"),
         }
     }
     Ok(devices)
 }
 
-/// Opens a camera with the format that suits best.
+/// Opens a camera with the best format.
 pub(super) fn open(index: u32, wanted: Wanted) -> Result<Box<dyn Stream>, SourceError> {
     let wrong = |e: NokhwaError| classify(index, &e);
     let mut camera = open_any(index)?;
@@ -106,7 +107,7 @@ impl Stream for NokhwaStream {
     }
 }
 
-/// How old a frame is by its timestamp; zero when there is none that makes sense.
+/// Age of a frame according to its timestamp; zero when it has no plausible timestamp.
 fn age(buffer: &Buffer) -> Duration {
     buffer
         .capture_timestamp()
@@ -116,7 +117,7 @@ fn age(buffer: &Buffer) -> Duration {
         .unwrap_or_default()
 }
 
-/// Distinguishes the kinds of failure that have a remedy of their own.
+/// Classifies failures by their remedies.
 fn classify(index: u32, error: &NokhwaError) -> SourceError {
     let cause = error.to_string();
     let says = |words: &[&str]| words.iter().any(|word| cause.contains(word));
@@ -131,7 +132,7 @@ fn classify(index: u32, error: &NokhwaError) -> SourceError {
     }
 }
 
-/// Cameras by index, in order: the library's list is in none.
+/// Cameras sorted by index: the library's list has no defined order.
 fn query() -> Result<Vec<(u32, CameraInfo)>, SourceError> {
     ask_for_access();
     let wrong = |cause: String| SourceError::ListCameras { cause };
@@ -145,13 +146,13 @@ fn query() -> Result<Vec<(u32, CameraInfo)>, SourceError> {
     Ok(cameras)
 }
 
-/// macOS asks its user before a program may see cameras.
+/// macOS asks the user before a program may access cameras.
 fn ask_for_access() {
     #[cfg(target_os = "macos")]
     {
         let (answer, answered) = std::sync::mpsc::channel();
         nokhwa::nokhwa_initialize(move |allowed| drop(answer.send(allowed)));
-        // Without an answer the listing fails by itself, with a message.
+        // Without an answer, listing the cameras fails with its own message.
         let _ = answered.recv_timeout(Duration::from_mins(1));
     }
 }
@@ -187,7 +188,7 @@ fn device(
     formats: Vec<CameraFormat>,
     error: Option<String>,
 ) -> Device {
-    // The system's identifier.
+    // The system's identifier of the device.
     let bus = info.misc();
     let path = if bus.is_empty() { info.description().to_owned() } else { bus.clone() };
     Device { index, name: info.human_name(), path, bus, formats, used_by: Vec::new(), error }
@@ -198,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn causes_are_told_apart() {
+    fn failures_are_classified() {
         let kind = |text: &str| classify(3, &NokhwaError::OpenStreamError(text.to_owned()));
         assert!(matches!(kind("Device or resource busy"), SourceError::CameraBusy { .. }));
         assert!(matches!(kind("No such device"), SourceError::CameraGone { index: 3 }));
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn every_usable_format_is_asked_for() {
+    fn every_usable_format_is_requested() {
         assert_eq!(USABLE.map(|(name, _)| name), USABLE_FORMATS);
     }
 }

@@ -1,8 +1,8 @@
-//! The thread that reads a camera, and what it shares with its user.
+//! The thread that reads a camera, and the state it shares with its user.
 //!
-//! Drivers queue frames: a camera that is read only occasionally returns old ones. So the thread
-//! takes every frame as it arrives and keeps the newest. When the camera fails, the thread reopens it,
-//! with growing pauses, even if it comes back under another index.
+//! Drivers queue frames: a camera that is read only occasionally returns old ones. So the thread takes
+//! every frame as it arrives and keeps the newest. When the camera fails, the thread reopens it, with
+//! growing pauses, even if the camera reappears under another index.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -20,14 +20,14 @@ use super::{
 /// Pauses between attempts to reopen the camera: minimum and maximum.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 
-/// What the thread and its user share.
+/// State shared by the thread and its user.
 #[derive(Default)]
 pub(super) struct Shared {
     state: Mutex<State>,
     pub(super) changed: Condvar,
 }
 
-/// How the camera is doing.
+/// State of the camera.
 #[derive(Default)]
 pub(super) struct State {
     /// The newest frame, until it is taken.
@@ -36,7 +36,7 @@ pub(super) struct State {
     pub(super) frames: u64,
     /// Why there are no frames, until a frame arrives or the error is taken.
     pub(super) failure: Option<SourceError>,
-    /// Index of the camera, once it is open or if one was requested.
+    /// Index of the camera: the requested one, or the one that is open.
     pub(super) index: u32,
     /// Name and format of the open camera.
     pub(super) description: String,
@@ -44,7 +44,7 @@ pub(super) struct State {
     pub(super) stop: bool,
 }
 
-/// A frame that came.
+/// A frame that was received.
 pub(super) struct Arrived {
     /// The frame.
     pub(super) raw: RawFrame,
@@ -70,7 +70,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until `done` or the time is over.
+    /// Waits until `done` returns true or the time has elapsed.
     pub(super) fn wait(
         &self,
         time: Duration,
@@ -82,7 +82,7 @@ impl Shared {
             .0
     }
 
-    /// Puts a frame in the place of the one before, whose memory is given back.
+    /// Replaces the previous frame with this one; returns the memory of the previous frame for reuse.
     pub(super) fn arrive(&self, raw: RawFrame) -> Vec<u8> {
         let mut state = self.lock();
         state.frames += 1;
@@ -101,7 +101,7 @@ impl Shared {
     }
 }
 
-/// Starts the thread. It ends by itself soon after `stop` was set.
+/// Starts the thread, which ends soon after `stop` is set.
 pub(super) fn start(
     spec: CameraSpec,
     wanted: Wanted,
@@ -122,7 +122,7 @@ fn read(spec: CameraSpec, wanted: Wanted, shared: &Shared) {
     let mut seen = None;
     while !shared.lock().stop {
         let before = shared.lock().frames;
-        // Drivers and libraries panic on some devices; that must not take the program with it.
+        // Camera libraries panic on some devices; that must not end the program.
         let run =
             catch_unwind(AssertUnwindSafe(|| read_until_it_fails(spec, wanted, &mut seen, shared)));
         match run {
@@ -166,8 +166,8 @@ fn read_until_it_fails(
     }
 }
 
-/// Opens the camera asked for, or else the first that can be opened; after that, the one that was open
-/// before, wherever it is now.
+/// Opens the requested camera, or else the first one that can be opened. A camera that was open before
+/// is opened again, even if its index has changed.
 fn open(
     spec: CameraSpec,
     wanted: Wanted,
@@ -191,8 +191,9 @@ fn open(
     }))
 }
 
-/// The cameras worth opening, the best first. One that was open before may be plugged in elsewhere now,
-/// but where a camera was chosen by its index, another one of the same kind is not taken for it.
+/// The cameras to try to open, best first. A camera that was open before may now be plugged in
+/// elsewhere, but if a camera was chosen by its index, another one of the same model does not replace
+/// it.
 fn candidates(devices: Vec<Device>, spec: CameraSpec, seen: Option<&Device>) -> Vec<Device> {
     let fits = |device: &Device| match (seen, spec.index) {
         (Some(seen), Some(_)) => (&seen.name, &seen.bus) == (&device.name, &device.bus),
@@ -201,7 +202,7 @@ fn candidates(devices: Vec<Device>, spec: CameraSpec, seen: Option<&Device>) -> 
         (None, None) => true,
     };
     let mut fitting: Vec<Device> = devices.into_iter().filter(|device| fits(device)).collect();
-    // A webcam may have several nodes with one name.
+    // A webcam may have several nodes with the same name.
     fitting.sort_by_key(|device| {
         seen.map(|seen| (seen.bus != device.bus, seen.index != device.index))
     });
@@ -231,20 +232,20 @@ mod tests {
     }
 
     #[test]
-    fn the_camera_asked_for_or_the_first() {
+    fn candidates_are_the_requested_camera_or_all() {
         assert_eq!(indices(None, None), [0, 1, 3]);
         assert_eq!(indices(Some(1), None), [1]);
         assert_eq!(indices(Some(2), None), [0; 0]);
     }
 
     #[test]
-    fn a_camera_that_comes_back_is_found_under_another_index() {
+    fn a_camera_that_is_reconnected_is_found_under_another_index() {
         assert_eq!(indices(Some(5), Some(&device(5, "usb-1"))), [0]);
         assert_eq!(indices(None, Some(&device(3, "usb-2"))), [3, 1, 0]);
     }
 
     #[test]
-    fn another_camera_of_the_same_kind_is_taken_only_when_any_will_do() {
+    fn another_camera_of_the_same_model_is_used_only_if_none_was_requested() {
         assert_eq!(indices(None, Some(&device(3, "usb-9"))), [3, 0, 1]);
         assert_eq!(indices(Some(3), Some(&device(3, "usb-9"))), [0; 0]);
         let other = Device { name: "Other".into(), ..device(3, "usb-2") };

@@ -1,65 +1,66 @@
-//! What a system's camera interface has to give.
+//! The interface to a system's cameras.
 
 use std::time::Duration;
 
 use super::{PixelFormat, SourceError};
 
-/// Longest wait for the first frame after a camera was opened: some take seconds to wake.
+/// Maximum wait for the first frame after a camera was opened: some take seconds to start.
 pub(super) const FIRST_FRAME: Duration = Duration::from_secs(5);
 
-/// Picture size asked for when none is wanted.
+/// Picture size to request when the user requests none.
 pub(super) const USUAL_SIZE: (u32, u32) = (1280, 720);
 
 /// A camera as the system lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    /// What `camera:N` takes.
+    /// The index for `camera:N`.
     pub index: u32,
     /// Its name.
     pub name: String,
-    /// Where it is: a device file, a USB path or the system's identifier.
+    /// A device file, a USB path or the system's identifier.
     pub path: String,
-    /// Where it is plugged in, the same after it was away; empty when the system does not say.
+    /// The port it is plugged into, which stays the same after it is reconnected; empty when the
+    /// system does not report it.
     pub bus: String,
-    /// What it can deliver, of what is understood here; the largest first.
+    /// The supported formats that it offers, in descending order of size.
     pub formats: Vec<super::CameraFormat>,
-    /// The programs that have it open, as far as may be seen.
+    /// The programs that have it open, as far as permissions allow.
     pub used_by: Vec<String>,
-    /// Why it cannot be looked at; then `formats` is empty.
+    /// Why it cannot be queried; in this case `formats` is empty.
     pub error: Option<String>,
 }
 
 impl Device {
-    /// The format that is taken when nothing else is asked for.
+    /// The format that is used when none is requested.
     #[must_use]
     pub fn usual_format(&self) -> Option<super::CameraFormat> {
         super::format::choose(&self.formats, USUAL_SIZE, None)
     }
 }
 
-/// What is wanted of a camera.
+/// Requested format of a camera.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Wanted {
     /// Picture size.
     pub(super) size: (u32, u32),
-    /// The only pixel format to take.
+    /// The required pixel format, if any.
     pub(super) pixels: Option<PixelFormat>,
 }
 
-/// One frame as the driver gave it.
+/// One frame as delivered by the driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RawFrame {
     /// Width in pixels.
     pub(super) width: u32,
     /// Height in pixels.
     pub(super) height: u32,
-    /// How the pixels lie.
+    /// Pixel format.
     pub(super) pixels: PixelFormat,
-    /// Bytes from one row of the first plane to the next; 0 when there is nothing between them.
+    /// Bytes from one row of the first plane to the next; 0 when there is no padding between them.
     pub(super) stride: u32,
     /// The bytes.
     pub(super) data: Vec<u8>,
-    /// How old it was when it came.
+    /// Its age when it was received.
     pub(super) age: Duration,
 }
 

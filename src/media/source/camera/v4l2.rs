@@ -1,8 +1,7 @@
 //! Cameras on Linux: V4L2 with mapped buffers
-//! (<https://docs.kernel.org/userspace-api/media/v4l/v4l2.html>).
-//!
-//! Looking at a camera changes nothing about it. Opening one sets format and frame interval as a whole,
-//! so the state another program left behind does not matter.
+//! (<https://docs.kernel.org/userspace-api/media/v4l/v4l2.html>). Listing a camera does not change its
+//! settings. Opening it sets both format and frame interval, so the settings of the program that used
+//! it before do not matter.
 
 use std::{
     fs,
@@ -32,7 +31,7 @@ use super::{
     stream::{Device, FIRST_FRAME, RawFrame, Stream, USUAL_SIZE, Wanted},
 };
 
-/// Number of buffers to request: what V4L2 programs usually use.
+/// Number of buffers to request: the usual number for V4L2 programs.
 const BUFFERS: u32 = 4;
 /// Maximum wait for a frame after the first one, in addition to the frame interval.
 const STALLED: Duration = Duration::from_secs(2);
@@ -49,7 +48,7 @@ struct V4l2Stream {
     started: bool,
 }
 
-/// The cameras of this machine in the order of their indices.
+/// The cameras of this machine, sorted by index.
 pub(super) fn list() -> Result<Vec<Device>, SourceError> {
     let wrong = |e: io::Error| SourceError::ListCameras { cause: format!("/dev: {e}") };
     let mut indices: Vec<u32> = fs::read_dir("/dev")
@@ -60,7 +59,7 @@ pub(super) fn list() -> Result<Vec<Device>, SourceError> {
     Ok(indices.into_iter().filter_map(look_at).collect())
 }
 
-/// Opens a camera with the format that suits best.
+/// Opens a camera with the best format.
 pub(super) fn open(index: u32, wanted: Wanted) -> Result<Box<dyn Stream>, SourceError> {
     let node = Node::with_path(path(index)).map_err(|e| failure(index, "open", &e))?;
     let name = node.query_caps().map_err(|e| failure(index, "VIDIOC_QUERYCAP", &e))?.card;
@@ -69,12 +68,12 @@ pub(super) fn open(index: u32, wanted: Wanted) -> Result<Box<dyn Stream>, Source
     let asked = Format::new(format.width, format.height, fourcc(format.pixels));
     let set = node.set_format(&asked).map_err(|e| failure(index, "VIDIOC_S_FMT", &e))?;
     if set.fourcc != asked.fourcc {
-        let cause = format!("it was set to {} and gives {} instead", asked.fourcc, set.fourcc);
+        let cause = format!("it was set to {}, but delivers {}", asked.fourcc, set.fourcc);
         return Err(SourceError::Camera { index, cause });
     }
     (format.width, format.height) = (set.width, set.height);
     let interval = Fraction::new(format.interval.0, format.interval.1);
-    // Not every driver has intervals to set.
+    // Not every driver can set the interval.
     match node.set_params(&Parameters::new(interval)) {
         Ok(set) if set.interval.numerator > 0 && set.interval.denominator > 0 => {
             format.interval = (set.interval.numerator, set.interval.denominator);
@@ -104,7 +103,7 @@ impl Stream for V4l2Stream {
                 ErrorKind::TimedOut => silent(),
                 _ => failure(index, operation, &error),
             })?;
-            // The driver marks what came damaged over the cable.
+            // The driver marks frames that were damaged in transfer.
             if !meta.flags.contains(Flags::ERROR) {
                 let used = if meta.bytesused == 0 { data.len() } else { meta.bytesused as usize };
                 spare.clear();
@@ -139,7 +138,7 @@ fn fourcc(pixels: PixelFormat) -> FourCC {
     FourCC { repr: pixels.fourcc().as_bytes().try_into().expect("a FourCC has four letters") }
 }
 
-/// How old a frame is by its timestamp; zero when the driver has none of the clock we can read.
+/// Age of a frame according to its timestamp; zero when the timestamp is not from the monotonic clock.
 fn age(meta: &Metadata) -> Duration {
     if !meta.flags.contains(Flags::TIMESTAMP_MONOTONIC) {
         return Duration::ZERO;
@@ -149,7 +148,7 @@ fn age(meta: &Metadata) -> Duration {
     now.saturating_sub(Duration::from(meta.timestamp))
 }
 
-/// Distinguishes the kinds of failure that have a remedy of their own.
+/// Classifies failures by their remedies.
 fn failure(index: u32, operation: &str, error: &io::Error) -> SourceError {
     match Errno::from_io_error(error) {
         Some(Errno::BUSY) => {
@@ -161,7 +160,7 @@ fn failure(index: u32, operation: &str, error: &io::Error) -> SourceError {
     }
 }
 
-/// A device file as a camera; `None` when it is none, such as a node for metadata.
+/// Queries a device file; `None` when it is not a camera, such as a metadata node.
 fn look_at(index: u32) -> Option<Device> {
     let path = path(index);
     let mut device = Device {
@@ -192,7 +191,7 @@ fn look_at(index: u32) -> Option<Device> {
     Some(device)
 }
 
-/// What a camera offers, of what is understood here.
+/// The supported formats that a camera offers.
 fn formats(node: &Node) -> Vec<CameraFormat> {
     let mut found = Vec::new();
     for Description { fourcc, .. } in node.enum_formats().unwrap_or_default() {
@@ -221,7 +220,7 @@ fn formats(node: &Node) -> Vec<CameraFormat> {
     found
 }
 
-/// The sizes of an entry; of a range the usual ones, and its ends.
+/// The sizes of an entry; for a range, the usual sizes in it and its ends.
 fn sizes(offer: &FrameSizeEnum) -> Vec<(u32, u32)> {
     let range = match offer {
         FrameSizeEnum::Discrete(size) => return vec![(size.width, size.height)],
@@ -239,7 +238,7 @@ fn sizes(offer: &FrameSizeEnum) -> Vec<(u32, u32)> {
     inside.chain(ends).collect()
 }
 
-/// The intervals of an entry; of a range its ends, and 1/30 s when it lies between them.
+/// The intervals of an entry; for a range, its ends, and 1/30 s if it lies between them.
 fn intervals(offer: &FrameIntervalEnum) -> Vec<(u32, u32)> {
     let pair = |fraction: &Fraction| (fraction.numerator, fraction.denominator);
     let found = match offer {
@@ -265,7 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn causes_are_told_apart() {
+    fn failures_are_classified() {
         let kind = |errno: Errno| failure(4711, "VIDIOC_S_FMT", &errno.into());
         assert!(matches!(kind(Errno::BUSY), SourceError::CameraBusy { index: 4711, .. }));
         assert!(matches!(kind(Errno::NODEV), SourceError::CameraGone { .. }));
@@ -275,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_of_sizes_gives_the_usual_ones_inside_and_its_ends() {
+    fn a_range_of_sizes_yields_the_usual_sizes_and_its_ends() {
         let range = framesize::Stepwise {
             min_width: 32,
             max_width: 1920,
@@ -290,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_of_intervals_gives_30_a_second_and_its_ends() {
+    fn a_range_of_intervals_yields_30_fps_and_its_ends() {
         let range = |min: (u32, u32), max: (u32, u32)| {
             intervals(&FrameIntervalEnum::Stepwise(frameinterval::Stepwise {
                 min: Fraction::new(min.0, min.1),

@@ -1,25 +1,27 @@
-//! Where a JPEG ends (ITU-T T.81 §B.1), found while its bytes arrive.
+//! Finds the end of a JPEG (ITU-T T.81 §B.1) while its bytes arrive.
 
 use super::marker;
 
-/// Walks the marker segments of one picture up to its end-of-image marker. Thumbnails lie in segments,
-/// so their markers are skipped. Each byte is examined only one time, however often the walk resumes.
+/// Walks through the marker segments of one picture up to its end-of-image marker. Thumbnails are inside
+/// segments, so their markers are skipped. Each byte is examined only once, however often the walk is
+/// resumed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Walk {
-    /// Everything before this was walked; may lie beyond what has arrived.
+    /// Everything before this offset was examined; it may be beyond the bytes that have arrived.
     at: usize,
-    /// Within a scan, where bytes that look like the marker of a header are damage.
+    /// Whether the walk is within a scan, where bytes that look like a header marker are damage.
     in_scan: bool,
 }
 
 impl Walk {
-    /// A walk that begins after the start-of-image marker.
+    /// Starts a walk after the start-of-image marker.
     pub(super) fn new() -> Self {
         Self { at: 2, in_scan: false }
     }
 
-    /// Goes on: the length of the picture, once its end has arrived. `data` begins with the picture and
-    /// only ever grows. A picture without an end marker ends where the next one begins.
+    /// Continues the walk; returns the length of the picture once its end has arrived. `data` begins with
+    /// the picture and only grows between calls. A picture without an end marker ends where the next one
+    /// begins.
     pub(super) fn advance(&mut self, data: &[u8]) -> Option<usize> {
         loop {
             let ahead = data.get(self.at..)?;
@@ -42,7 +44,7 @@ impl Walk {
         }
     }
 
-    /// Whether a picture without an end is cut off within a segment.
+    /// Whether a picture without an end marker is cut off within a segment.
     pub(super) fn lacks(mut self, picture: &[u8]) -> bool {
         self.advance(picture).is_none() && self.at > picture.len()
     }
@@ -57,17 +59,18 @@ impl Walk {
 mod tests {
     use super::*;
 
-    /// Start, an Exif segment with a thumbnail's markers in it, a scan with a stuffed byte and a restart.
+    /// A start marker, an Exif segment that contains a thumbnail's markers, and a scan with a stuffed
+    /// byte and a restart.
     const PICTURE: [u8; 24] = [
         0xff, 0xd8, 0xff, 0xe1, 0, 6, 0xff, 0xd8, 0xff, 0xd9, 0xff, 0xda, 0, 2, 1, 0xff, 0, 0xff,
         0xd0, 2, 0xff, 0xff, 0xd9, 7,
     ];
 
     #[test]
-    fn the_end_is_the_first_end_marker_outside_of_segments() {
+    fn the_first_end_marker_outside_of_segments_is_the_end() {
         let whole = Some(23);
         assert_eq!(Walk::new().advance(&PICTURE), whole);
-        // Byte by byte it is the same, and never earlier.
+        // The same byte by byte, and never earlier.
         let mut walk = Walk::new();
         for length in 2..23 {
             assert_eq!(walk.advance(&PICTURE[..length]), None, "{length}");
@@ -76,10 +79,10 @@ mod tests {
     }
 
     #[test]
-    fn the_next_picture_ends_one_without_an_end_marker() {
+    fn a_picture_without_an_end_marker_ends_at_the_next_one() {
         let cut = [&PICTURE[..20], &PICTURE[..]].concat();
         assert_eq!(Walk::new().advance(&cut), Some(20));
-        // Within a scan the code of a header is damage and has no segment to be passed over.
+        // Within a scan, a header marker is damage, and there is no segment to skip.
         let damaged = [&PICTURE[..20], &[0xff, 0xc0, 0xff, 0x12], &PICTURE[20..]].concat();
         assert_eq!(Walk::new().advance(&damaged), Some(27));
     }

@@ -2,21 +2,21 @@
 
 use super::marker;
 
-/// A marker, its segment, and for a scan the coded data after it.
+/// A marker, its segment and, for a scan, the coded data after it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Segment<'a> {
     pub(super) marker: u8,
-    /// What follows the length.
+    /// The bytes after the length.
     pub(super) payload: &'a [u8],
     /// The marker, the length and the payload.
     pub(super) whole: &'a [u8],
     /// The coded data after a scan header, up to the next marker that is not a restart.
     pub(super) scan: &'a [u8],
-    /// Where the payload begins in the picture.
+    /// Offset of the payload in the picture.
     pub(super) at: usize,
 }
 
-/// The segments of a picture up to its end or to where they stop making sense.
+/// The segments of a picture, up to its end or to the first one that is not valid.
 pub(super) fn segments(picture: &[u8]) -> impl Iterator<Item = Segment<'_>> {
     let mut at = 2;
     std::iter::from_fn(move || {
@@ -52,7 +52,7 @@ pub(super) struct Component {
     /// Sampling factors, 1 to 4.
     pub(super) horizontal: usize,
     pub(super) vertical: usize,
-    /// Destination of its quantization table, 0 to 3.
+    /// Index of its quantization table, 0 to 3.
     pub(super) quantization: usize,
 }
 
@@ -104,13 +104,13 @@ impl FrameHeader {
         (largest(|c| c.horizontal).unwrap_or(1), largest(|c| c.vertical).unwrap_or(1))
     }
 
-    /// MCUs of a scan of several components, across and down (§A.2.3).
+    /// Number of MCUs across and down in a scan of several components (§A.2.3).
     pub(super) fn mcus(&self) -> (usize, usize) {
         let (horizontal, vertical) = self.largest();
         (self.width.div_ceil(8 * horizontal), self.height.div_ceil(8 * vertical))
     }
 
-    /// Blocks of a component in a scan of its own, across and down (§A.2.2).
+    /// Number of blocks of a component across and down in a scan of this component only (§A.2.2).
     pub(super) fn blocks(&self, component: &Component) -> (usize, usize) {
         let (horizontal, vertical) = self.largest();
         let side =
@@ -121,14 +121,14 @@ impl FrameHeader {
         )
     }
 
-    /// The same with the blocks that fill up the last MCUs.
+    /// The same, including the blocks that pad the last MCUs.
     pub(super) fn padded_blocks(&self, component: &Component) -> (usize, usize) {
         let (across, down) = self.mcus();
         (across * component.horizontal, down * component.vertical)
     }
 }
 
-/// A component of a scan: its index in the frame, and the destinations of its Huffman tables.
+/// A component of a scan: its index in the frame, and the indices of its Huffman tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ScanComponent {
     pub(super) index: usize,
@@ -142,7 +142,8 @@ pub(super) struct ScanHeader {
     pub(super) components: Vec<ScanComponent>,
     /// First and last coefficient, in zigzag order.
     pub(super) band: (usize, usize),
-    /// Bits that were left out in the scan before of the same band (0: this is the first), and in this.
+    /// Number of low-order bits omitted in the previous scan of the same band (0 for the first scan),
+    /// and in this one.
     pub(super) approximation: (u8, u8),
 }
 
@@ -161,7 +162,7 @@ impl ScanHeader {
             .collect::<Option<Vec<_>>>()?;
         let band = (usize::from(first), usize::from(last));
         let fits = !components.is_empty() && band.0 <= band.1 && band.1 < 64;
-        // The AC coefficients of a progressive picture come in scans of one component (§G.1.1.1.1).
+        // In a progressive picture, AC coefficients are in scans of a single component (§G.1.1.1.1).
         let alone = !frame.is_progressive() || band.0 == 0 || components.len() == 1;
         let approximation = (approximation >> 4, approximation & 15);
         (fits && alone).then_some(Self { components, band, approximation })

@@ -1,4 +1,4 @@
-//! Huffman codes of JPEG (ITU-T T.81 annex C, §F.2.2) and the bits of a scan.
+//! Huffman codes of JPEG (ITU-T T.81 annex C, §F.2.2), and a reader for the bits of a scan.
 
 /// A Huffman table, as stored in a DHT segment and as a lookup table.
 pub(super) struct Huffman {
@@ -9,7 +9,8 @@ pub(super) struct Huffman {
 }
 
 impl Huffman {
-    /// A table by the bytes of a DHT segment after the destination; returns how many they are, too.
+    /// Parses a table from the bytes of a DHT segment after the destination; also returns the number of
+    /// bytes used.
     pub(super) fn parse(segment: &[u8]) -> Option<(Self, usize)> {
         let counts = segment.get(..16)?;
         let length = 16 + counts.iter().map(|count| usize::from(*count)).sum::<usize>();
@@ -28,18 +29,18 @@ impl Huffman {
     }
 }
 
-/// A code that was read, with what it takes to write it again.
+/// A code that was read, with everything needed to write it again.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Code {
-    /// What it stands for.
+    /// The symbol it encodes.
     pub(super) symbol: u8,
     /// Its bits, right-aligned.
     pub(super) bits: u32,
-    /// How many they are.
+    /// Number of bits.
     pub(super) length: u32,
 }
 
-/// Bits of a scan, most significant first, up to the next marker.
+/// Reads the bits of a scan, most significant first, up to the next marker.
 pub(super) struct Bits<'a> {
     data: &'a [u8],
     at: usize,
@@ -48,7 +49,7 @@ pub(super) struct Bits<'a> {
 }
 
 impl<'a> Bits<'a> {
-    /// The bits from here on; `data` holds restart markers, but no others.
+    /// Starts reading `data`, which contains no markers except restart markers.
     pub(super) fn new(data: &'a [u8]) -> Self {
         Self { data, at: 0, held: 0, count: 0 }
     }
@@ -66,7 +67,7 @@ impl<'a> Bits<'a> {
         }
     }
 
-    /// The next `count` bits, at most 16; `None` when the data ends before.
+    /// The next `count` bits, at most 16; `None` when there are fewer.
     pub(super) fn take(&mut self, count: u32) -> Option<u32> {
         if self.count < count {
             self.fill();
@@ -75,7 +76,7 @@ impl<'a> Bits<'a> {
         Some((self.held >> self.count) as u32 & ((1 << count) - 1))
     }
 
-    /// The next code; `None` when the data ends before or it is not a code of the table.
+    /// The next code; `None` when the data ends or there is no such code in the table.
     pub(super) fn code(&mut self, table: &Huffman) -> Option<Code> {
         if self.count < 16 {
             self.fill();
@@ -92,7 +93,7 @@ impl<'a> Bits<'a> {
         Some(Code { symbol, bits: self.take(length)?, length })
     }
 
-    /// Goes to after the next restart marker; `false` when there is none.
+    /// Continues after the next restart marker; returns `false` when there is none.
     pub(super) fn restart(&mut self) -> bool {
         (self.held, self.count) = (0, 0);
         while let Some(ahead) = self.data.get(self.at..) {
@@ -109,8 +110,8 @@ impl<'a> Bits<'a> {
     }
 }
 
-/// The tables that every decoder of MJPEG knows (§K.3), as one DHT segment: cameras and AVI files leave
-/// them out.
+/// The standard tables of every MJPEG decoder (§K.3), as one DHT segment: cameras and AVI files omit
+/// them.
 pub(super) const STANDARD: &[u8] = &[
     0xff, 0xc4, 0x01, 0xa2, //
     // DC of luma, table K.3.

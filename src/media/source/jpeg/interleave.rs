@@ -1,9 +1,9 @@
-//! A sequential JPEG in several scans becomes the same picture in one.
-//!
-//! The decoder gets these wrong: zune-jpeg 0.5.15, `src/mcu.rs` line 201, reads as many rows of blocks of a
-//! component as the frame has rows of MCUs, half of them with 4:2:0. Only candidates for 0.5.16 are newer,
-//! which `image` 0.25.10 cannot take. Nothing is decoded here: the codes of each block are put where they
-//! belong (ITU-T T.81 §A.2.3), with the differences of the DC coefficients that this order needs.
+//! Rewrites a sequential JPEG with several scans as the same picture in one scan. The decoder does not
+//! handle such pictures correctly: zune-jpeg 0.5.15, `src/mcu.rs` line 201, reads as many rows of blocks of
+//! a component as the frame has rows of MCUs, which is half of them with 4:2:0. The only newer versions are
+//! release candidates of 0.5.16, which `image` 0.25.10 cannot use. Nothing is decoded here: the codes of
+//! each block are reordered (ITU-T T.81 §A.2.3), and the differences of the DC coefficients are adjusted to
+//! the new order.
 
 use std::rc::Rc;
 
@@ -14,7 +14,7 @@ use super::{
     scan::{Block, Coefficients, Plane},
 };
 
-/// Codes and lengths of table K.3: the DC differences of 0 to 11 bits.
+/// Codes and their lengths from table K.3, for DC differences of 0 to 11 bits.
 const DC_CODES: [(u32, u32); 12] = [
     (0b00, 2),
     (0b010, 3),
@@ -30,7 +30,7 @@ const DC_CODES: [(u32, u32); 12] = [
     (0b1_1111_1110, 9),
 ];
 
-/// The tables of a component, as they were in its scan.
+/// The tables of a component, as defined for its scan.
 #[derive(Clone)]
 pub(super) struct ComponentTables<'a> {
     /// Its quantization table: precision (0 or 1) and the values, as in a DQT segment.
@@ -39,8 +39,8 @@ pub(super) struct ComponentTables<'a> {
     pub(super) ac: Rc<Huffman>,
 }
 
-/// Writes the picture in one scan. `others` are the segments to keep (`APPn`, COM). `None` for
-/// coefficients that no baseline picture has.
+/// Writes the picture in one scan. `others` are the segments to keep (`APPn`, COM). Returns `None` if there
+/// are coefficients that are not possible in a baseline picture.
 pub(super) fn interleave(
     frame: &FrameHeader,
     coefficients: &Coefficients,
@@ -51,7 +51,7 @@ pub(super) fn interleave(
     for segment in others {
         out.extend_from_slice(segment);
     }
-    // Each component has tables of its own, by its index, but the DC table.
+    // Each component has its own tables, numbered by its index, and shares the DC table.
     for (table, index) in tables.iter().zip(0..) {
         let (precision, values) = table.quantization;
         push_segment(&mut out, marker::DQT, &[&[precision << 4 | index], values]);
@@ -97,7 +97,7 @@ fn write_scan(writer: &mut Writer, frame: &FrameHeader, planes: &[Plane]) -> Opt
             for n in 0..component.horizontal * component.vertical {
                 let column = mcu_column * component.horizontal + n % component.horizontal;
                 let row = mcu_row * component.vertical + n / component.horizontal;
-                // Blocks beyond the picture fill up the MCU: any will do.
+                // Blocks beyond the picture pad the MCU; their content does not matter.
                 let at = row.min(real.1 - 1) * plane.across + column.min(real.0 - 1);
                 let block = plane.blocks[at];
                 write_block(writer, plane, block, block.dc.checked_sub(*before)?)?;
@@ -128,7 +128,7 @@ struct Writer {
 }
 
 impl Writer {
-    /// Writes the lowest `count` bits, at most 16.
+    /// Writes the `count` least significant bits, at most 16.
     fn put(&mut self, bits: u32, count: u32) {
         self.held = self.held << count | bits;
         self.count += count;
@@ -142,7 +142,7 @@ impl Writer {
         }
     }
 
-    /// Fills up the last byte with ones (§F.1.2.3).
+    /// Pads the last byte with ones (§F.1.2.3).
     fn finish(mut self) -> Vec<u8> {
         self.put(0x7f, 7);
         self.out

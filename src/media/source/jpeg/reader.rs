@@ -1,9 +1,7 @@
-//! The pictures of a stream or a file of JPEGs, one after the other.
-//!
-//! Between two pictures there may be zeros, line ends and second end markers. Anything else is data that
-//! was put behind a photo, such as its video: a picture found in it counts only when it has the size of the
-//! one before, as the next frame of a damaged stream has. Pictures that belong to the one before them are
-//! passed over.
+//! Reads the pictures from a stream or a file of consecutive JPEGs. Between two pictures there may be
+//! zeros, line ends and repeated end markers. Any other data was appended to a photo, such as its video: a
+//! picture in that data counts only if it has the size of the previous one, like the next frame of a
+//! damaged stream. Pictures that belong to the one before them are skipped.
 
 use std::io::Read;
 
@@ -24,16 +22,16 @@ const CHUNK: usize = 1 << 16;
 pub(in crate::media::source) struct JpegReader<R> {
     reader: R,
     name: String,
-    /// Most bytes held for one picture, and passed over between two.
+    /// Maximum number of bytes held for one picture, and skipped between two pictures.
     limit: usize,
     pending: BytesMut,
-    /// Where `pending` begins in the stream, bytes.
+    /// Offset of `pending` in the stream, in bytes.
     position: u64,
     ended: bool,
     last: Option<Last>,
 }
 
-/// The last picture that was given.
+/// The last picture that was returned.
 struct Last {
     begin: u64,
     size: Option<(usize, usize)>,
@@ -41,13 +39,13 @@ struct Last {
 }
 
 impl<R: Read> JpegReader<R> {
-    /// Reads pictures from `reader`, of at most `limit` bytes each.
+    /// Creates a reader of pictures of at most `limit` bytes each.
     pub(in crate::media::source) fn new(reader: R, name: String, limit: usize) -> Self {
         let pending = BytesMut::new();
         Self { reader, name, limit, pending, position: 0, ended: false, last: None }
     }
 
-    /// The next picture, which may lack its end; `None` at the end of the stream.
+    /// The next picture, whose end may be missing; `None` at the end of the stream.
     ///
     /// # Errors
     /// The stream cannot be read, or no picture ends within the limit.
@@ -62,7 +60,7 @@ impl<R: Read> JpegReader<R> {
                 let listed = last.listed.iter().any(|listed| listed.is(offset, picture.len()));
                 let other = after_other_data && (size.is_none() || size != last.size);
                 if listed || relations.secondary || other {
-                    tracing::debug!("{}: passed over {size:?} at byte {begin}", self.name);
+                    tracing::debug!("{}: skipped {size:?} at byte {begin}", self.name);
                     continue;
                 }
             }
@@ -72,8 +70,8 @@ impl<R: Read> JpegReader<R> {
         Ok(None)
     }
 
-    /// Drops what stands in front of the next picture: whether it was anything but padding; `None` at the
-    /// end of the stream.
+    /// Drops the data in front of the next picture; returns whether it was anything other than padding, or
+    /// `None` at the end of the stream.
     fn find_begin(&mut self) -> Result<Option<bool>, SourceError> {
         let (mut other_data, mut dropped) = (false, 0);
         loop {
@@ -101,7 +99,7 @@ impl<R: Read> JpegReader<R> {
         }
     }
 
-    /// Takes the picture that `pending` begins with.
+    /// Removes the first picture from `pending`, reading up to its end.
     fn read_to_end(&mut self) -> Result<Bytes, SourceError> {
         let mut walk = Walk::new();
         let length = loop {
@@ -144,7 +142,7 @@ impl<R: Read> JpegReader<R> {
 mod tests {
     use super::*;
 
-    /// A picture without content: start, frame header with these sides, scan, end.
+    /// A picture without content: start marker, frame header with this width, scan, end marker.
     fn picture(width: u8, scan: &[u8]) -> Vec<u8> {
         let mut data = vec![0xff, 0xd8, 0xff, 0xc0, 0, 11, 8, 0, 8, 0, width, 1, 1, 0x11, 0];
         data.extend([0xff, 0xda, 0, 8, 1, 1, 0, 0, 63, 0]);
@@ -153,7 +151,7 @@ mod tests {
         data
     }
 
-    /// Gives a byte at a time, so that every place is once the end of what has arrived.
+    /// Returns one byte at a time, so that the arrived data ends once at every position.
     struct Drip<'a>(&'a [u8]);
 
     impl Read for Drip<'_> {
@@ -175,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_between_pictures_is_passed_over() {
+    fn padding_between_pictures_is_skipped() {
         let (first, second) = (picture(8, &[1, 2]), picture(16, &[3]));
         for padding in ["", "\0\0", "\r\n", "\n", " ", "\0\r\n\0"].map(str::as_bytes) {
             let stream = [padding, &first, padding, &second, padding].concat();
@@ -189,20 +187,20 @@ mod tests {
     }
 
     #[test]
-    fn data_behind_a_photo_is_not_its_next_frame() {
+    fn data_after_a_photo_is_not_taken_for_the_next_frame() {
         let (photo, preview) = (picture(16, &[1]), picture(8, &[2]));
         for trailer in [&b"\xff\xda"[..], b"ftypmp42", b"\xff\xd8", b"\xff\xd8\xff", b"x\xff"] {
             assert_eq!(pictures(&[&photo, trailer].concat()), [&photo[..]], "{trailer:?}");
         }
         let motion = [&photo[..], b"....ftypmp42", &preview, b"SEFT"].concat();
         assert_eq!(pictures(&motion), [&photo[..]]);
-        // A stream goes on after damage.
+        // A stream continues after damage.
         let stream = [&photo[..], b"--boundary", &photo, b"--boundary--"].concat();
         assert_eq!(pictures(&stream), [&photo[..], &photo]);
     }
 
     #[test]
-    fn a_picture_without_its_end_ends_where_the_next_begins() {
+    fn a_picture_without_an_end_marker_ends_where_the_next_one_begins() {
         let whole = picture(8, &[1, 2, 3]);
         let cut = &whole[..whole.len() - 2];
         assert_eq!(pictures(&[cut, &whole].concat()), [cut, &whole]);
@@ -227,7 +225,7 @@ mod tests {
         assert!(matches!(error, SourceError::TooLong { .. }), "{error}");
         let Endless(read) = reader.reader.into_inner().1;
         assert!(read <= (limit + 2 * CHUNK) as u64, "{read}");
-        // Behind a picture, too.
+        // The same after a picture.
         let stream = picture(8, &[]);
         let mut reader =
             JpegReader::new(Read::chain(&stream[..], Endless(0)), "test".into(), limit);

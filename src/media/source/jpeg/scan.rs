@@ -1,7 +1,6 @@
-//! Reads the Huffman codes of a scan without decoding the picture: whether all of it is there, and what
-//! its blocks consist of.
-//!
-//! Sequential scans by ITU-T T.81 §F.2.2, progressive ones by §G.1.2.
+//! Reads the Huffman codes of a scan without decoding the picture, to check that it is complete and to
+//! find the codes of its blocks. Sequential scans are read as in ITU-T T.81 §F.2.2, progressive ones as
+//! in §G.1.2.
 
 use std::rc::Rc;
 
@@ -10,41 +9,42 @@ use super::{
     huffman::{Bits, Huffman},
 };
 
-/// Huffman tables by their destinations.
+/// Huffman tables by their indices.
 #[derive(Default, Clone)]
 pub(super) struct Tables {
     pub(super) dc: [Option<Rc<Huffman>>; 4],
     pub(super) ac: [Option<Rc<Huffman>>; 4],
-    /// MCUs between restart markers; 0 for none (§B.2.4.4).
+    /// Number of MCUs between restart markers; 0 for no restart markers (§B.2.4.4).
     pub(super) restart_interval: usize,
 }
 
-/// How much of a scan is there, in MCUs.
+/// Size of a scan and of its missing part, in MCUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Extent {
     pub(super) whole: usize,
     pub(super) missing: usize,
 }
 
-/// What the scans of a frame have brought so far.
+/// The content of the scans of a frame that were read so far.
 pub(super) struct Coefficients {
-    /// A plane for each component.
+    /// One plane per component.
     pub(super) planes: Vec<Plane>,
     /// Whether the blocks of sequential scans are kept.
     keep: bool,
 }
 
-/// The blocks of a component, those that fill up the last MCUs included.
+/// The blocks of a component, including those that pad the last MCUs.
 pub(super) struct Plane {
-    /// Blocks in a row.
+    /// Number of blocks in a row.
     pub(super) across: usize,
-    /// Sequential scans: the blocks, when they are kept.
+    /// Sequential scans: the blocks, if they are kept.
     pub(super) blocks: Vec<Block>,
-    /// Their AC codes, one after the other.
+    /// The AC codes of all blocks, concatenated.
     pub(super) codes: CodeString,
     /// Progressive scans: for each block, the coefficients that are not zero, in zigzag order.
     nonzero: Vec<u64>,
-    /// For each coefficient: the bits of it that are yet to come; `None` before its first scan.
+    /// For each coefficient: the number of its bits that are still missing; `None` before its first
+    /// scan.
     pub(super) lacking: [Option<u8>; 64],
 }
 
@@ -53,9 +53,9 @@ pub(super) struct Plane {
 pub(super) struct Block {
     /// The DC coefficient, quantized.
     pub(super) dc: i32,
-    /// Where its AC codes begin among those of the plane, in bits.
+    /// Offset of its AC codes in the plane's codes, in bits.
     pub(super) begin: usize,
-    /// How many bits they are.
+    /// Length of its AC codes in bits.
     pub(super) length: u32,
 }
 
@@ -86,7 +86,7 @@ impl CodeString {
 }
 
 impl Coefficients {
-    /// Nothing of the frame; `keep` the blocks of sequential scans.
+    /// Creates empty planes for the frame; with `keep`, the blocks of sequential scans are kept.
     pub(super) fn new(frame: &FrameHeader, keep: bool) -> Self {
         let plane = |component| {
             let (across, down) = frame.padded_blocks(component);
@@ -102,7 +102,7 @@ impl Coefficients {
         Self { planes: frame.components.iter().map(plane).collect(), keep }
     }
 
-    /// Reads a scan as far as it goes. `None` when a table is missing.
+    /// Reads a scan up to its end or to the first error. Returns `None` when a table is missing.
     pub(super) fn read(
         &mut self,
         frame: &FrameHeader,
@@ -141,7 +141,7 @@ impl Coefficients {
         Some(Extent { whole, missing: whole - read })
     }
 
-    /// Reads one MCU; `false` when it is not there.
+    /// Reads one MCU; returns `false` when it is missing.
     fn mcu(
         &mut self,
         reader: &mut Reader<'_>,
@@ -162,7 +162,7 @@ impl Coefficients {
     }
 }
 
-/// A component of a scan with its tables; a scan that does not use one has an empty one.
+/// A component of a scan with its tables; a table that the scan does not use is `None`.
 struct Coder {
     index: usize,
     dc: Option<Rc<Huffman>>,
@@ -191,7 +191,7 @@ struct Reader<'a> {
     keep: bool,
     /// The last DC coefficient of each component.
     dc: [i32; 4],
-    /// Blocks whose band has no more coefficients (`EOBRUN`).
+    /// Number of following blocks whose band has no more coefficients (`EOBRUN`).
     end_of_band: u32,
 }
 
@@ -202,7 +202,7 @@ impl Reader<'_> {
         self.bits.restart()
     }
 
-    /// Reads the block at `at` of a plane; `None` when the data ends before or makes no sense.
+    /// Reads the block at index `at` of a plane; returns `None` when the data ends or is not valid.
     fn block(&mut self, coder: &Coder, plane: &mut Plane, at: usize) -> Option<()> {
         let first = self.scan.approximation.0 == 0;
         match (&coder.dc, &coder.ac) {
@@ -210,7 +210,7 @@ impl Reader<'_> {
             (Some(dc), None) => self.dc(coder.index, dc).map(drop),
             (None, Some(ac)) if first => self.ac_first(ac, plane.nonzero.get_mut(at)?),
             (None, Some(ac)) => self.ac_refine(ac, plane.nonzero.get_mut(at)?),
-            // A refinement of DC: one bit.
+            // A DC refinement is one bit.
             (None, None) => self.bits.take(1).map(drop),
         }
     }
@@ -218,7 +218,7 @@ impl Reader<'_> {
     fn dc(&mut self, index: usize, table: &Huffman) -> Option<i32> {
         let size = u32::from(self.bits.code(table)?.symbol);
         let bits = self.bits.take(Some(size).filter(|size| *size <= 16)?)? as i32;
-        // EXTEND of §F.2.2.1.
+        // EXTEND in §F.2.2.1.
         let negative = size > 0 && bits < 1 << (size - 1);
         let difference = if negative { bits - (1 << size) + 1 } else { bits };
         self.dc[index] = self.dc[index].wrapping_add(difference);
@@ -290,7 +290,7 @@ impl Reader<'_> {
                 break;
             }
             self.bits.take(size.min(1))?;
-            // Coefficients that are there already have a bit each and do not count.
+            // Coefficients that are already nonzero take one bit each and do not count.
             while next <= last {
                 if before >> next & 1 == 1 {
                     self.bits.take(1)?;

@@ -1,48 +1,47 @@
-//! Pictures that belong to the one before them in the same file: the other eye of a stereo photo, the
-//! gain map of an HDR photo, previews.
-//!
-//! The first picture lists them in its Multi-Picture Format index (CIPA DC-007 §5.2); a gain map says what
-//! it is in its XMP.
+//! Detects pictures that belong to the previous one in the same file: the second view of a stereo photo,
+//! the gain map of an HDR photo, previews. The first picture lists them in its Multi-Picture Format index
+//! (CIPA DC-007 §5.2); a gain map is identified by its XMP.
 
 use super::header::segments;
 
 /// Identifier of the APP2 segment of the Multi-Picture Format.
 const MPF: &[u8] = b"MPF\0";
-/// Tag of the index of pictures (MP Entry).
+/// Tag of the picture index (MP Entry).
 const MP_ENTRY: u16 = 0xb002;
 /// Identifier of an APP1 segment with XMP.
 const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 /// Namespaces of gain maps: Ultra HDR and ISO 21496-1, Apple.
 const GAIN_MAPS: [&[u8]; 2] =
     [b"http://ns.adobe.com/hdr-gain-map/1.0/", b"http://ns.apple.com/HDRGainMap/1.0/"];
-/// Namespace of the directory in a picture that has a gain map.
+/// Namespace of the container directory in a picture that has a gain map.
 const CONTAINER: &[u8] = b"http://ns.google.com/photos/1.0/container/";
 
 /// A picture listed by the one before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Listed {
-    /// Where it begins, in bytes from the begin of the picture that lists it.
+    /// Offset in bytes from the start of the picture that lists it.
     offset: usize,
     length: usize,
 }
 
 impl Listed {
-    /// Whether this is the picture found there. Editors move pictures or change their size, but not both.
+    /// Whether this is the picture with that offset and length. Editors move pictures or change their
+    /// size, but not both.
     pub(super) fn is(&self, offset: u64, length: usize) -> bool {
         self.offset as u64 == offset || self.length == length
     }
 }
 
-/// What a picture says about itself and those after it.
+/// Relations of a picture to the other pictures in its file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Relations {
-    /// The others in its file.
+    /// The other pictures that it lists.
     pub(super) listed: Vec<Listed>,
-    /// It belongs to a picture before it.
+    /// Whether it belongs to a previous picture.
     pub(super) secondary: bool,
 }
 
-/// Reads the segments in front of the scan.
+/// Reads the segments before the scan.
 pub(super) fn relations(picture: &[u8]) -> Relations {
     let mut relations = Relations::default();
     let header = segments(picture).take_while(|segment| segment.marker != super::marker::SOS);
@@ -64,8 +63,8 @@ pub(super) fn relations(picture: &[u8]) -> Relations {
     relations
 }
 
-/// The pictures of an index but the first; `None` without an index. Offsets are from the begin of `tiff`,
-/// which is at `base` of the picture.
+/// The pictures in an index, except for the first; `None` without an index. Offsets count from the start
+/// of `tiff`, which is at `base` in the picture.
 fn index(tiff: &[u8], base: usize) -> Option<Vec<Listed>> {
     let little = tiff.starts_with(b"II");
     let u16_at = |at: usize| {
@@ -86,6 +85,6 @@ fn index(tiff: &[u8], base: usize) -> Option<Vec<Listed>> {
         let at = begin.checked_add(16 * n)?;
         Some(Listed { length: u32_at(at + 4)?, offset: u32_at(at + 8)?.checked_add(base)? })
     };
-    // The first is this picture. More than a segment holds are not there.
+    // The first entry is this picture. Entries beyond the end of the segment are ignored.
     Some((1..bytes / 16).map_while(entry).collect())
 }

@@ -2,7 +2,7 @@ use image::{ExtendedColorType::Rgb8, codecs::jpeg::JpegEncoder};
 
 use super::*;
 
-/// A picture of 64x64 pixels as a usual encoder writes it.
+/// A picture of 64x64 pixels from an ordinary encoder.
 fn photo() -> Vec<u8> {
     let mut jpeg = Vec::new();
     let pixels: Vec<u8> = (0..64 * 64 * 3).map(|n| (n * 7 % 251) as u8).collect();
@@ -11,7 +11,7 @@ fn photo() -> Vec<u8> {
 }
 
 #[test]
-fn a_whole_picture_is_left_as_it_is() {
+fn a_complete_picture_is_unchanged() {
     let photo = photo();
     let prepared = prepare(&photo).unwrap();
     assert!(matches!(prepared.data, Cow::Borrowed(_)) && prepared.notice.is_none());
@@ -19,7 +19,7 @@ fn a_whole_picture_is_left_as_it_is() {
 }
 
 #[test]
-fn an_end_marker_alone_may_be_missing() {
+fn only_the_end_marker_may_be_missing() {
     let photo = photo();
     let cut = &photo[..photo.len() - 2];
     let prepared = prepare(cut).unwrap();
@@ -28,7 +28,7 @@ fn an_end_marker_alone_may_be_missing() {
     let begin = segments(&photo).find(|segment| segment.marker == marker::SOS).unwrap();
     let begin = begin.at + begin.payload.len();
     for length in (begin..photo.len() - 2).rev().step_by(29) {
-        // With an end marker put behind, nothing more is there either.
+        // Appending an end marker does not make it complete.
         for end in [&[][..], &[0xff, 0xd9]] {
             let error = prepare(&[&photo[..length], end].concat()).err();
             let error = error.unwrap_or_else(|| panic!("{length} of {} is whole", photo.len()));
@@ -39,7 +39,7 @@ fn an_end_marker_alone_may_be_missing() {
 }
 
 #[test]
-fn missing_huffman_tables_are_the_usual_ones() {
+fn missing_huffman_tables_are_replaced_by_the_standard_ones() {
     let photo = photo();
     let mut without = photo.clone();
     while let Some(at) = without.windows(2).position(|pair| pair == [0xff, marker::DHT]) {
