@@ -1,4 +1,4 @@
-//! The codec's stages at 720p and 100 KB: encoding (new scenes and a steady one), decoding,
+//! The codec's stages at 720p and 100 KB: encoding (new scenes and a steady one), decoding and
 //! conversions. Run with `cargo bench --bench codec`.
 
 use std::{hint::black_box, path::Path, time::SystemTime};
@@ -9,8 +9,8 @@ use orion_peer::media::{
     source::{PatternSource, read_picture},
 };
 
-/// Nine scenes of 1280x720: each sample photo whole, mirrored in part and enlarged, so that no two in
-/// a row need the same QP.
+/// Nine scenes of 1280x720: each sample photo uncropped, its center and a corner, so that no two
+/// consecutive scenes need the same QP.
 fn scenes() -> Vec<Frame> {
     let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("samples");
     let photos = ["seeding.jpg", "fig.jpg", "picos-de-europa.jpg"]
@@ -35,7 +35,8 @@ fn encode(c: &mut Criterion) {
     let scenes = scenes();
     let mut group = c.benchmark_group("encode 720p 100KB");
     group.sample_size(60);
-    let new_encoder = || KeyframeEncoder::new(EncoderConfig::default()).expect("the usual budget");
+    let new_encoder =
+        || KeyframeEncoder::new(EncoderConfig::default()).expect("the default budget");
     let mut encoder = new_encoder();
     let mut order = (0..scenes.len()).cycle();
     group.bench_function("cold: another scene each time", |b| {
@@ -63,7 +64,7 @@ fn encode(c: &mut Criterion) {
 }
 
 fn decode(c: &mut Criterion) {
-    let mut encoder = KeyframeEncoder::new(EncoderConfig::default()).expect("the usual budget");
+    let mut encoder = KeyframeEncoder::new(EncoderConfig::default()).expect("the default budget");
     let units: Vec<_> = scenes()
         .iter()
         .map(|scene| encoder.encode(scene).expect("a keyframe").access_unit.data)

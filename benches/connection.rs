@@ -1,7 +1,7 @@
-//! Two peers in one process over loopback: setup time stage by stage, access unit transfer, ping.
+//! Two peers in one process over loopback: setup time by stage, transfer of access units, pings.
 //!
-//! `cargo bench --bench connection [-- CONNECTIONS KEYFRAMES PINGS]`. Prints medians and the worst;
-//! asserts nothing.
+//! `cargo bench --bench connection [-- CONNECTIONS KEYFRAMES PINGS]`. Prints percentiles and
+//! maximums; asserts nothing.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -27,7 +27,7 @@ struct Pair {
 
 fn config(role: PeerRole) -> PeerConfig {
     let addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
-    // The cost of the stack itself; `benches/pacing.rs` measures pacing.
+    // Without pacing, to measure the stack itself; `benches/pacing.rs` measures pacing.
     PeerConfig { addresses, pace: RateSetting::Off, ..PeerConfig::new(role) }
 }
 
@@ -38,7 +38,7 @@ async fn connect() -> Pair {
         Peer::new(config(PeerRole::Receiver)).await.expect("receiver");
     let offer = sender.create_offer().await.expect("offer");
     let answer = receiver.accept_offer(offer).await.expect("answer");
-    sender.accept_answer(answer).await.expect("answer taken");
+    sender.accept_answer(answer).await.expect("answer accepted");
     let (mut a_open, mut b_open) = (false, false);
     while !(a_open && b_open) {
         tokio::select! {
@@ -125,7 +125,7 @@ async fn measure_keyframes(pair: &mut Pair, keyframes: usize) {
             loop {
                 let event =
                     tokio::time::timeout(Duration::from_secs(5), pair.receiver_events.recv());
-                match event.await.expect("keyframe within 5 s").expect("events go on") {
+                match event.await.expect("keyframe within 5 s").expect("the receiver stopped") {
                     PeerEvent::AccessUnit(got) => {
                         assert_eq!(got.unit.data, unit.data, "byte for byte");
                         total.push(ms(got.unit.completed.duration_since(started)));

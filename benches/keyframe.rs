@@ -1,6 +1,6 @@
-//! The path of a keyframe from the picture to the disk, over loopback in one process: server, sender and
-//! receiver as `demo` runs them. Prints how long each stage takes and how much memory is allocated along
-//! it, as Markdown tables.
+//! The stages of a keyframe from the picture to the disk, over loopback in one process: server, sender
+//! and receiver as in `demo`. Prints the duration of each stage and the memory allocated in it, as
+//! Markdown tables.
 //!
 //! `cargo bench --bench keyframe [-- KEYFRAMES WIDTHxHEIGHT]`; asserts nothing.
 
@@ -50,7 +50,7 @@ use tokio::sync::mpsc;
 /// Time between keyframes.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// Maximum keyframe size, bytes.
+/// Maximum keyframe size, in bytes.
 const MAX_BYTES: usize = 100_000;
 
 struct Counting;
@@ -92,7 +92,7 @@ fn count(bytes: usize) {
     ALLOCATED_BYTES.fetch_add(bytes as u64, Relaxed);
 }
 
-/// Allocations so far, and their bytes.
+/// Number of allocations so far, and their total size in bytes.
 fn counted() -> (u64, u64) {
     (ALLOCATIONS.load(Relaxed), ALLOCATED_BYTES.load(Relaxed))
 }
@@ -101,7 +101,7 @@ fn loopback(role: PeerRole) -> PeerConfig {
     PeerConfig { addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)], ..PeerConfig::new(role) }
 }
 
-/// Sends and receives as the commands do; returns the stages of both peers.
+/// Sends and receives like the commands; returns the stages of both peers.
 async fn run(keyframes: u64, (width, height): (u32, u32)) -> StageHistograms {
     let config = ServerConfig::dev().await.expect("server");
     let pair = Pair::active("p", DEV_USER, "a", "b", unix_now());
@@ -165,7 +165,7 @@ async fn run(keyframes: u64, (width, height): (u32, u32)) -> StageHistograms {
     server.shutdown().await;
     let mut times = StageHistograms::default();
     while let Ok((seq, stages)) = stages.try_recv() {
-        // Encoder and connection are cold.
+        // The first keyframes warm up the encoder and the connection.
         if seq > 2 {
             times.record(&stages);
         }
@@ -200,7 +200,7 @@ fn since(before: (u64, u64)) -> (u64, u64) {
     (now.0 - before.0, now.1 - before.1)
 }
 
-/// Packetizer and assembler alone.
+/// Packetizer and assembler without a connection.
 fn allocations_alone(unit: &Bytes, keyframes: u64) {
     let (mut cut, mut joined, mut packets) = ((0, 0), (0, 0), 0);
     let mut assembler = Assembler::new(Duration::from_millis(500));
@@ -222,17 +222,17 @@ fn allocations_alone(unit: &Bytes, keyframes: u64) {
         }
         joined = (joined.0 + since(before).0, joined.1 + since(before).1);
     }
-    print_allocations("cutting it into packets", cut, keyframes, packets);
+    print_allocations("splitting it into packets", cut, keyframes, packets);
     print_allocations("joining the packets", joined, keyframes, packets);
 }
 
-/// A whole connection: both peers, including the work of the crates.
+/// A complete connection: both peers, including the crates they use.
 async fn allocations_connected(unit: &AccessUnit, keyframes: u64) {
     let (sender, mut sent_events) = Peer::new(loopback(PeerRole::Sender)).await.expect("sender");
     let (receiver, mut events) = Peer::new(loopback(PeerRole::Receiver)).await.expect("receiver");
     let offer = sender.create_offer().await.expect("offer");
     let answer = receiver.accept_offer(offer).await.expect("answer");
-    sender.accept_answer(answer).await.expect("answer taken");
+    sender.accept_answer(answer).await.expect("answer accepted");
     let mut open = 0;
     while open < 2 {
         tokio::select! {
@@ -253,7 +253,10 @@ async fn allocations_connected(unit: &AccessUnit, keyframes: u64) {
         let unit = AccessUnit { captured_at: SystemTime::now(), ..unit.clone() };
         let before = counted();
         let sent = sender.send_access_unit(&unit).await.expect("sent");
-        while !matches!(events.recv().await.expect("events go on"), PeerEvent::AccessUnit(_)) {}
+        while !matches!(
+            events.recv().await.expect("the receiver stopped"),
+            PeerEvent::AccessUnit(_)
+        ) {}
         let in_transit = since(before);
         let before = counted();
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -264,7 +267,7 @@ async fn allocations_connected(unit: &AccessUnit, keyframes: u64) {
             packets += u64::from(sent.packets);
         }
     }
-    print_allocations("a whole connection", all, keyframes, packets);
+    print_allocations("a complete connection", all, keyframes, packets);
     print_allocations("50 ms of the same connection idle", idle, keyframes, packets);
     sender.close().await;
     receiver.close().await;
@@ -285,7 +288,10 @@ async fn main() {
     let config = EncoderConfig { max_bytes: MAX_BYTES, ..EncoderConfig::default() };
     let mut encoder = KeyframeEncoder::new(config).expect("budget");
     let unit = encoder.encode(&frame).expect("encoded").access_unit;
-    println!("| allocations of a keyframe of {} bytes | each | a packet | KB |", unit.data.len());
+    println!(
+        "| allocations of a keyframe of {} bytes | per keyframe | per packet | KB per keyframe |",
+        unit.data.len()
+    );
     println!("|---|--:|--:|--:|");
     allocations_alone(&unit.data, keyframes);
     allocations_connected(&unit, keyframes).await;

@@ -1,5 +1,5 @@
-//! The delay that a simulated NAT adds to a packet: echoes over two UDP sockets, bare and behind a gateway,
-//! alternating in one run; and whether a configured delay is accurate.
+//! The delay that a simulated NAT adds to a packet, and the accuracy of a configured delay. Echoes over two
+//! UDP sockets are measured alternately without and behind a gateway in one run.
 //!
 //! `cargo bench --bench lab [-- ROUNDS ECHOES]`. Prints medians; asserts nothing.
 
@@ -73,13 +73,15 @@ fn behind(profile: &str, link: LinkSettings) -> Socket {
     let profile = profile.parse().expect("a profile");
     let config = GatewayConfig { profile, link, ..GatewayConfig::default() };
     let gateway = Gateway::new(config).expect("a gateway");
-    // Like a peer: with a socket it has bound itself.
+    // Like a peer, with a socket that it has bound itself.
     let socket = UdpSocket::bind((gateway.inside(), 0)).expect("a socket");
     gateway.wrap(socket).expect("behind the gateway")
 }
 
 async fn added(rounds: usize, echoes: usize) {
-    println!("zero delay: round trips of {BYTES} bytes, one every {PACE:?}, {echoes} a round; us");
+    println!(
+        "zero delay: round trips of {BYTES} bytes, one every {PACE:?}, {echoes} per round; us"
+    );
     println!("profile      bare p50     p99   behind p50     p99   added p50, each way");
     let to = echo();
     for profile in ["none", "firewall", "port", "sym", "port+sym"] {
@@ -107,12 +109,12 @@ async fn added(rounds: usize, echoes: usize) {
 
 async fn delayed(echoes: usize) {
     println!(
-        "\nconfigured and measured delay, each way (half a round trip less half a bare one); ms"
+        "\nconfigured and measured delay, each way (half a round trip minus half a bare one); ms"
     );
     println!("configured      p50     p90     p99     max");
     let to = echo();
     for ms in [1, 5, 25, 80] {
-        // A thread wakes later the longer it has slept, so the bare echoes sleep as long.
+        // The longer a thread has slept, the later it wakes, so the bare echoes sleep for the same time.
         let delay = Duration::from_millis(ms);
         let bare = TokioRuntime.wrap_udp_socket(bound()).expect("wrapped");
         let count = echoes.min(200);

@@ -1,10 +1,9 @@
-//! Keyframes over a lossy path, with and without repair, side by side: how many arrive complete,
-//! byte for byte, and how long each takes from its first packet to its last. The first keyframe of a pair, with
-//! which pacing measures the path, is counted separately.
+//! Keyframes over a lossy path, with and without repair: how many arrive byte for byte, and how long each takes
+//! from its first packet to its last. The first keyframe of a pair, which pacing uses to measure the path, is
+//! counted separately.
 //!
-//! `cargo bench --bench loss [-- PAIRS KEYFRAMES]`: concurrent pairs of peers, each behind
-//! its own simulated links and with its own seed, and keyframes a pair. Prints a Markdown table;
-//! asserts nothing.
+//! `cargo bench --bench loss [-- PAIRS KEYFRAMES]`: concurrent pairs of peers, each behind its own simulated
+//! links and with its own seed, and keyframes per pair. Prints a Markdown table; asserts nothing.
 
 use std::{
     collections::HashMap,
@@ -30,7 +29,7 @@ const OUTAGE: Duration = Duration::from_secs(1);
 /// From the end of an outage to the next keyframe.
 const AFTER_OUTAGE: Duration = Duration::from_secs(2);
 
-/// Wait after the last keyframe, if any are outstanding.
+/// Wait after the last keyframe with repair, for keyframes that are still incomplete.
 const AFTER: Duration = Duration::from_secs(3);
 
 #[derive(Clone, Copy)]
@@ -38,7 +37,7 @@ struct Condition {
     name: &'static str,
     loss: f64,
     loss_burst: u32,
-    /// Each keyframe meets an outage, which starts between long before and shortly after its first packet.
+    /// Each keyframe meets an outage, which starts between 950 ms before and 50 ms after its first packet.
     outage: bool,
 }
 
@@ -56,12 +55,12 @@ const CONDITIONS: [Condition; 6] = [
 struct Outcome {
     sent: usize,
     intact: usize,
-    /// First packet to last, ms, for keyframes after the first of a pair.
+    /// Time from the first packet to the last in ms, of keyframes after the first of a pair.
     times: Histogram,
     /// The same for the first keyframe.
     first: Histogram,
     packets: u64,
-    sent_again: u64,
+    retransmitted: u64,
 }
 
 impl Outcome {
@@ -71,7 +70,7 @@ impl Outcome {
         self.times.add(&other.times);
         self.first.add(&other.first);
         self.packets += other.packets;
-        self.sent_again += other.sent_again;
+        self.retransmitted += other.retransmitted;
     }
 
     fn row(&self, condition: &Condition, repair: bool) {
@@ -89,12 +88,12 @@ impl Outcome {
             ms(spread.max),
             ms(first.p50),
             ms(first.max),
-            self.sent_again as f64 / self.packets as f64 * 100.0,
+            self.retransmitted as f64 / self.packets as f64 * 100.0,
         );
     }
 }
 
-/// A stand-in for an encoded keyframe, unlike any other of the run.
+/// A stand-in for an encoded keyframe, different from all others in the run.
 fn keyframe(random: &mut Random) -> AccessUnit {
     let mut data = BytesMut::new();
     for (header, size) in [(0x67u8, 18), (0x68, 8), (0x65, BYTES - 26 - 12)] {
@@ -110,14 +109,14 @@ async fn peer(role: PeerRole, gateway: &Arc<Gateway>, repair: bool) -> (Peer, Re
     Peer::new(config).await.expect("a peer")
 }
 
-/// A sender and a receiver whose control channels are open, and the receiver's events from then on.
+/// A sender and a receiver whose control channels are open, and the receiver's subsequent events.
 async fn connect(near: &Arc<Gateway>, repair: bool) -> (Peer, Peer, Receiver<PeerEvent>) {
     let far = Gateway::new(GatewayConfig::default()).expect("a gateway");
     let (sender, mut sender_events) = peer(PeerRole::Sender, near, repair).await;
     let (receiver, mut receiver_events) = peer(PeerRole::Receiver, &far, repair).await;
     let offer = sender.create_offer().await.expect("offer");
     let answer = receiver.accept_offer(offer).await.expect("answer");
-    sender.accept_answer(answer).await.expect("answer taken");
+    sender.accept_answer(answer).await.expect("answer accepted");
     let mut open = [false; 2];
     while open.contains(&false) {
         tokio::select! {
@@ -138,10 +137,10 @@ async fn connect(near: &Arc<Gateway>, repair: bool) -> (Peer, Peer, Receiver<Pee
     (sender, receiver, receiver_events)
 }
 
-/// The keyframes sent, by RTP timestamp, with whether it was the first; and how long received ones took.
+/// The sent keyframes by RTP timestamp, each with whether it was the first; and the times of the received ones.
 type Seen = (HashMap<u32, (Bytes, bool)>, [Histogram; 2]);
 
-/// The keyframes of one pair.
+/// Sends and receives the keyframes of one pair.
 async fn run(condition: Condition, repair: bool, keyframes: usize, seed: u64) -> Outcome {
     let link = LinkSettings { delay: DELAY, ..LinkSettings::default() };
     let config = GatewayConfig { link, seed, ..GatewayConfig::default() };
@@ -195,7 +194,7 @@ async fn run(condition: Condition, repair: bool, keyframes: usize, seed: u64) ->
     if repair {
         sleep(AFTER).await;
     }
-    outcome.sent_again = sent_again(&sender).await;
+    outcome.retransmitted = retransmitted(&sender).await;
     sender.close().await;
     receiver.close().await;
     collecting.abort();
@@ -206,7 +205,7 @@ async fn run(condition: Condition, repair: bool, keyframes: usize, seed: u64) ->
     outcome
 }
 
-async fn sent_again(sender: &Peer) -> u64 {
+async fn retransmitted(sender: &Peer) -> u64 {
     let report = sender.stats().await.report;
     let stats = report.values().find(|entry| entry["type"] == "outbound-rtp");
     stats.and_then(|stats| stats["retransmittedPacketsSent"].as_u64()).unwrap_or_default()
@@ -234,12 +233,12 @@ fn main() {
     let count = numbers.first().copied().unwrap_or(20);
     let keyframes = numbers.get(1).copied().unwrap_or(10);
     println!(
-        "{} keyframes of {BYTES} bytes each, round trip {} ms, {count} pairs at a time\n",
+        "{} keyframes of {BYTES} bytes each, round trip {} ms, {count} concurrent pairs\n",
         count * keyframes,
         2 * DELAY.as_millis()
     );
     println!(
-        "| loss, each way | repair | intact | | p50 ms | p95 ms | max ms | first: p50, max ms | sent again |"
+        "| loss, each way | repair | intact | | p50 ms | p95 ms | max ms | first: p50, max ms | retransmitted |"
     );
     println!("|---|---|---|---|---|---|---|---|---|");
     let runtime = tokio::runtime::Builder::new_multi_thread()

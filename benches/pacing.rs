@@ -1,5 +1,5 @@
 //! Keyframes of 100 KB over slow and fast simulated links, with and without pacing: how long they take
-//! relative to the minimum, what a small queue drops, and how long concurrent pings take.
+//! relative to the minimum, how many packets a small queue drops, and how long concurrent pings take.
 //!
 //! `cargo bench --bench pacing [-- KEYFRAMES [MBIT...]]`. Prints a Markdown table; asserts nothing.
 
@@ -24,13 +24,14 @@ use tokio::{sync::mpsc, time::timeout};
 
 const BYTES: usize = 100_000;
 
-/// One way.
+/// Delay of the link in each direction.
 const DELAY: Duration = Duration::from_millis(20);
 
-/// Queue of small home routers in front of a slow uplink; faster ones hold 20 ms of their rate.
+/// Queue in bytes of small home routers in front of a slow uplink; faster links have a queue of 20 ms.
 const QUEUE: u64 = 32_768;
 
-/// Each takes 270 bytes with its answer and acknowledgments: 4 % of 1 Mbit/s.
+/// Interval between pings. Each takes 270 bytes including its answer and acknowledgments: 4 % of 1
+/// Mbit/s.
 const PING_INTERVAL: Duration = Duration::from_millis(50);
 
 /// From the start of a keyframe to the next one.
@@ -54,7 +55,7 @@ struct Pair {
     pings: Arc<Pings>,
 }
 
-/// Pings in flight, and round trips of answered ones.
+/// Pings in flight, and the round trips of answered pings.
 #[derive(Default)]
 struct Pings {
     waiting: Mutex<HashMap<i64, Instant>>,
@@ -69,7 +70,7 @@ impl Pings {
         }
     }
 
-    /// Round trips in ms of the pings sent in one of these times.
+    /// Round trips in ms of the pings sent within one of these periods.
     fn within(&self, times: &[(Instant, Instant)]) -> Histogram {
         let mut histogram = Histogram::new();
         for (sent, rtt) in self.done.lock().expect("no panic").iter() {
@@ -97,7 +98,7 @@ async fn connect(gateway: &Arc<Gateway>, pace: RateSetting) -> Pair {
         Peer::new(config(PeerRole::Receiver)).await.expect("receiver");
     let offer = sender.create_offer().await.expect("offer");
     let answer = receiver.accept_offer(offer).await.expect("answer");
-    sender.accept_answer(answer).await.expect("answer taken");
+    sender.accept_answer(answer).await.expect("answer accepted");
     let (mut a_open, mut b_open) = (false, false);
     while !(a_open && b_open) {
         tokio::select! {
@@ -229,7 +230,7 @@ fn main() {
         DELAY.as_millis()
     );
     println!(
-        "| link | pace | least possible | first keyframe (packets dropped) | others | of least | \
+        "| link | pace | minimum | first keyframe (packets dropped) | others | ratio to minimum | \
          dropped | lost | ping idle | ping busy |\n|---|---|---|---|---|---|---|---|---|---|"
     );
     for &mbit in links {

@@ -84,10 +84,10 @@ async fn bare(pings: usize) -> Histogram {
     let channel = offerer.create_data_channel("bare", Some(init)).await.expect("channel");
     let offer = offerer.create_offer(None).await.expect("offer");
     offerer.set_local_description(offer.clone()).await.expect("offer set");
-    answerer.set_remote_description(offer).await.expect("offer taken");
+    answerer.set_remote_description(offer).await.expect("offer accepted");
     let answer = answerer.create_answer(None).await.expect("answer");
     answerer.set_local_description(answer.clone()).await.expect("answer set");
-    offerer.set_remote_description(answer).await.expect("answer taken");
+    offerer.set_remote_description(answer).await.expect("answer accepted");
     let signaling = {
         let (offerer, answerer) = (Arc::clone(&offerer), Arc::clone(&answerer));
         tokio::spawn(async move {
@@ -198,7 +198,7 @@ fn main() {
         .build()
         .expect("runtime");
     let mut ratios = Vec::new();
-    println!("round trips of {BYTES} bytes, one each {PACE:?}, {pings} a round; ms");
+    println!("round trips of {BYTES} bytes, one every {PACE:?}, {pings} per round; ms");
     for round in 1..=rounds {
         let bare = runtime.block_on(bare(pings)).spread();
         let ours = runtime.block_on(ours(pings));

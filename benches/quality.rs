@@ -22,7 +22,7 @@ type Error = Box<dyn std::error::Error>;
 const SIZES: [(u32, u32); 2] = [(1280, 720), (1920, 1080)];
 /// Minimum number of photos for a meaningful result.
 const MIN_PHOTOS: usize = 20;
-/// Keyframes of a scene after its first.
+/// Number of keyframes of a scene after its first.
 const STEADY: u64 = 4;
 
 /// The targets: mean share of the budget, median passes in a steady scene, dB behind x264.
@@ -55,12 +55,10 @@ fn main() -> ExitCode {
 fn run() -> Result<bool, Error> {
     let dir = std::env::args().skip(1).find(|word| !word.starts_with('-'));
     let dir =
-        dir.ok_or("give a directory of photos, or run scripts/quality.sh, which fetches some")?;
+        dir.ok_or("specify a directory of photos, or run scripts/quality.sh, which fetches some")?;
     let photos = photos(Path::new(&dir))?;
     if photos.len() < MIN_PHOTOS {
-        return Err(
-            format!("{} photos in {dir}, at least {MIN_PHOTOS} are needed", photos.len()).into()
-        );
+        return Err(format!("{} photos in {dir}; the minimum is {MIN_PHOTOS}", photos.len()).into());
     }
     println!(
         "| picture | photos | over budget | fill: mean (min) | passes: new scene, steady | \
@@ -94,7 +92,7 @@ fn photos(dir: &Path) -> Result<Vec<PathBuf>, Error> {
 
 fn measure(photos: &[PathBuf], size: (u32, u32)) -> Result<Vec<Row>, Error> {
     let config = EncoderConfig::default();
-    // One encoder for all: each photo is a scene cut from the previous one.
+    // One encoder for all photos: each photo is a scene change.
     let mut encoder = KeyframeEncoder::new(config)?;
     let mut rows = Vec::new();
     for path in photos {
@@ -153,7 +151,7 @@ fn filled(photo: &Frame, (width, height): (u32, u32)) -> Result<Frame, Error> {
     Ok(Frame::from_planes((cw, ch), planes, SystemTime::UNIX_EPOCH)?.resize(width, height)?)
 }
 
-/// The picture as a camera would deliver it next: every pixel off by at most one.
+/// The next picture of the same scene from a camera: every pixel differs by at most one.
 fn grainy(frame: &Frame, seed: u64) -> Frame {
     let mut state = seed;
     let mut grain = || {
@@ -164,13 +162,14 @@ fn grainy(frame: &Frame, seed: u64) -> Frame {
     Frame { y, ..frame.clone() }
 }
 
-/// Bytes of an access unit without the SEI in which x264 identifies itself.
+/// Size of an access unit in bytes, without the SEI in which x264 identifies itself.
 fn coded_bytes(annex_b: &[u8]) -> usize {
     let coded = nal_units(annex_b).filter(|nal| nal_type(nal) != NalType::Sei);
     coded.map(|nal| nal.len() + 4).sum()
 }
 
-/// The quality x264 reaches with this many bytes: between its two nearest QPs, by ln(size).
+/// The quality that x264 reaches with this many bytes, interpolated by ln(size) between its two nearest
+/// QPs.
 fn x264_at(frame: &Frame, bytes: usize, near_qp: f64) -> Result<Quality, Error> {
     let target = (bytes as f64).ln();
     let at = |qp: u8| -> Result<(f64, Quality), Error> {
@@ -198,7 +197,7 @@ fn x264_at(frame: &Frame, bytes: usize, near_qp: f64) -> Result<Quality, Error> 
     Ok(here.1)
 }
 
-/// One keyframe by x264, tuned for PSNR, the metric compared.
+/// One keyframe from x264, tuned for PSNR, which is the metric compared.
 fn x264(frame: &Frame, qp: u8) -> Result<Vec<u8>, Error> {
     let size = format!("{}x{}", frame.width, frame.height);
     let qp = qp.to_string();
@@ -210,8 +209,8 @@ fn x264(frame: &Frame, qp: u8) -> Result<Vec<u8>, Error> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
-        .map_err(|error| format!("cannot start ffmpeg: {error}; install it, with libx264"))?;
-    let mut stdin = ffmpeg.stdin.take().ok_or("ffmpeg takes no input")?;
+        .map_err(|error| format!("cannot start ffmpeg: {error}; install it with libx264"))?;
+    let mut stdin = ffmpeg.stdin.take().ok_or("ffmpeg has no standard input")?;
     let planes = [&frame.y[..], &frame.u, &frame.v].concat();
     let writer = std::thread::spawn(move || stdin.write_all(&planes));
     let output = ffmpeg.wait_with_output()?;
@@ -288,11 +287,11 @@ fn misses((width, height): (u32, u32), rows: &[Row]) -> Vec<String> {
         miss(format!("mean fill {mean_fill:.3} is below {MIN_FILL}"));
     }
     if passes > MAX_STEADY_PASSES {
-        miss(format!("a median of {passes} passes in a steady scene, {MAX_STEADY_PASSES} at most"));
+        miss(format!("median of {passes} passes in a steady scene, maximum {MAX_STEADY_PASSES}"));
     }
     // Also true for NaN.
     if gap.is_nan() || gap > MAX_BEHIND {
-        miss(format!("{gap:.2} dB behind x264, {MAX_BEHIND} at most"));
+        miss(format!("{gap:.2} dB behind x264, maximum {MAX_BEHIND}"));
     }
     missed
 }

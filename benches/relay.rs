@@ -1,6 +1,6 @@
 //! The overhead of TURN in a round trip, over UDP, TCP and TLS: relayed pings of `bench` compared with the sum of
-//! the two legs, peer to relay, measured in the same run by STUN Binding requests over the same
-//! transport. Each leg is delayed, as loopback alone would only measure the peers' own work.
+//! the two legs between peers and relay, which STUN Binding requests measure in the same run over the same
+//! transport. Each leg is delayed, because loopback alone would only measure the peers' own processing.
 //!
 //! `cargo bench --bench relay [-- ROUNDS PINGS DELAY_MS]`; the delay is that of one leg in one direction. Prints
 //! medians and their ratio; asserts nothing.
@@ -45,7 +45,7 @@ use tokio::{
 const PACE: Duration = Duration::from_millis(20);
 const SECRET: &str = "bench";
 
-/// Forwards each part after `delay`, in order.
+/// Forwards each chunk after `delay`, in order.
 fn delayed(delay: Duration) -> (mpsc::UnboundedSender<Vec<u8>>, mpsc::UnboundedReceiver<Vec<u8>>) {
     let (entry, mut waiting) = mpsc::unbounded_channel::<(tokio::time::Instant, Vec<u8>)>();
     let (sender, mut given) = mpsc::unbounded_channel();
@@ -171,7 +171,7 @@ async fn leg(at: SocketAddr, transport: Transport, trust: &Trust, pings: usize) 
     rtt
 }
 
-/// Round trips between two peers that may only use these servers; with none, directly.
+/// Round trips between two peers that may only use these servers; with an empty list, over a direct path.
 async fn pings(
     ice_servers: Vec<IceServer>,
     trust: &Trust,
@@ -287,7 +287,7 @@ async fn round(count: usize, delay: Duration) -> Vec<(Transport, f64)> {
         let relayed = pings(servers, &trust, count).await;
         let p50 = relayed.p50.expect("pings");
         println!(
-            "  {transport}: leg p50 {leg:.3}   relayed p50 {p50:.3} p99 {:.3}   of two legs {:.2}",
+            "  {transport}: leg p50 {leg:.3}   relayed p50 {p50:.3} p99 {:.3}   ratio to two legs {:.2}",
             relayed.p99.unwrap_or_default(),
             p50 / (2.0 * leg)
         );
@@ -307,7 +307,7 @@ fn main() {
         .enable_all()
         .build()
         .expect("runtime");
-    println!("round trips, one each {PACE:?}, {pings} a round, each leg {delay:?} one way; ms");
+    println!("round trips, one every {PACE:?}, {pings} per round, each leg {delay:?} one way; ms");
     let mut all = Vec::new();
     for at in 1..=rounds {
         println!("{at}:");

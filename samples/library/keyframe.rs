@@ -1,4 +1,4 @@
-//! Encodes a photo as one H.264 keyframe of at most 50,000 bytes, which any player shows.
+//! Encodes a photo as one H.264 keyframe of at most 50,000 bytes, which any video player can show.
 //!
 //!     cargo run --release --example keyframe -- samples/fig.jpg fig.h264
 
