@@ -1,9 +1,8 @@
-//! What comes from outside, by chance and by malice: no parser panics on it, and what a parser takes
-//! is what it says it is.
+//! Fuzz tests of all parsers of external input: no parser panics, and accepted input survives a round trip.
 //!
-//! Each target has a corpus in `data/corpus`: inputs as they are meant, and those that broke something
-//! once. `ORION_FUZZ_SECONDS=20 cargo nextest run --release -E 'test(/^fuzz::/)'` goes on for longer
-//! than the usual run of all tests.
+//! Each target has a corpus in `data/corpus`: valid inputs, and inputs that once caused a failure.
+//! `ORION_FUZZ_SECONDS=20 cargo nextest run --release -E 'test(/^fuzz::/)'` runs longer than the usual run
+//! of all tests.
 
 mod keyframes;
 mod mutate;
@@ -73,7 +72,8 @@ fn session_descriptions() {
     });
 }
 
-/// What the `rtc` crate is given has the candidates that were taken and no others, however the text was written.
+/// Rewritten descriptions for the `rtc` crate contain exactly the accepted candidates, regardless of the form of the
+/// original.
 #[test]
 fn remote_descriptions() {
     let words = [
@@ -98,17 +98,17 @@ fn remote_descriptions() {
         });
         let Ok(rewritten) = rewritten else { return };
         let parsed = rtc::sdp::SessionDescription::try_from(rewritten.sdp.clone());
-        let parsed = parsed.expect("what was written is read");
+        let parsed = parsed.expect("a rewritten description can be parsed");
         let media = parsed.media_descriptions.iter().flat_map(|media| &media.attributes);
         let found = parsed.attributes.iter().chain(media).filter(|a| a.is_ice_candidate());
         assert_eq!(found.count(), taken);
-        let again = sdp::rewrite(&rewritten.sdp, |_| true).expect("what was written is used");
+        let again = sdp::rewrite(&rewritten.sdp, |_| true).expect("it can be rewritten again");
         assert_eq!((again.sdp, again.ssrcs), (rewritten.sdp, rewritten.ssrcs));
     });
 }
 
-/// An offer goes through the parser and the state of the `rtc` crate: whatever it is, the peer takes it or
-/// says why not.
+/// An offer passes the parser and the state machine of the `rtc` crate: the peer accepts it or returns an
+/// error, but does not panic.
 #[test]
 fn offers() {
     let words = [
@@ -180,14 +180,14 @@ fn h264_streams() {
         let again = h264::normalize(input);
         assert_eq!(h264::normalize(&again), again);
         if let Some((width, height)) = h264::dimensions(input) {
-            // Level 6.2 ends there.
+            // The maximum of level 6.2.
             assert!((1..=16_888).contains(&width) && (1..=16_888).contains(&height));
         }
         let _ = (h264::is_keyframe(input), h264::idr_pic_id(input));
         for nal in h264::nal_units(input) {
             let _ = (h264::profile_level_id(nal), h264::sps_colour(nal));
         }
-        // However the stream is cut, the access units are the same.
+        // The access units do not depend on how the stream is split.
         let split = |piece: usize| {
             let mut splitter = AccessUnitSplitter::default();
             input.chunks(piece).for_each(|data| splitter.push(data));
@@ -198,8 +198,7 @@ fn h264_streams() {
     });
 }
 
-/// The decoder is C: whatever it makes of broken pictures, the next clean one is decoded by the same
-/// `Decoder`.
+/// The decoder is written in C++: after any broken picture, the same `Decoder` decodes the next clean one.
 #[test]
 fn pictures() {
     let frame = PatternSource::new(64, 48).unwrap().render(1, std::time::SystemTime::UNIX_EPOCH);
@@ -244,8 +243,8 @@ impl Fields {
     }
 }
 
-/// Parameter sets whose syntax is right and whose values are not meant to be, as h26forge makes them
-/// (USENIX Security 2023): nothing crashes, memory stays bounded, and the next keyframe is decoded.
+/// Parameter sets with valid syntax and unusual values, like those of h26forge (USENIX Security 2023):
+/// nothing crashes, memory stays bounded, and the next keyframe is decoded.
 #[cfg(target_os = "linux")]
 #[test]
 fn parameter_sets_with_any_values() {
@@ -272,12 +271,12 @@ fn parameter_sets_with_any_values() {
             sps = sps.ue(any(&[1, 3])).ue(any(&[0, 6])).ue(any(&[0])).bits(0, 2);
         }
         sps = sps.ue(any(&[0, 12])).ue(2).ue(any(&[1, 4, 16])).bits(any(&[0, 1]), 1);
-        // 16k x 16k are 1,023 and 1,023.
+        // 1,023 and 1,023 mean 16k x 16k.
         sps = sps.ue(any(&[3, 255, 1_023, 4_095])).ue(any(&[2, 143, 1_023, 4_095]));
         sps = sps.bits(0b11, 2);
         sps = match any(&[0, 1]) % 2 {
             0 => sps.bits(0, 1),
-            // A small picture out of a large one.
+            // A small picture cropped from a large one.
             _ => {
                 sps.bits(1, 1).ue(any(&[0])).ue(any(&[0, 8_000])).ue(any(&[0])).ue(any(&[0, 8_000]))
             }

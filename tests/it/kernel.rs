@@ -1,7 +1,7 @@
-//! The kernel lab: its rules as text, and real NATs of netfilter in network namespaces, asked by
-//! coturn's own programs what they are. Linux with `ip`, `nft` and coturn only.
+//! The kernel lab: its rules as text, and real netfilter NATs in network namespaces, whose behavior is
+//! measured with coturn's own programs. Linux with `ip`, `nft` and coturn only.
 //!
-//! Rules are compared with `tests/it/data/nft/*.nft`; `ORION_UPDATE_SNAPSHOTS=1` writes them anew.
+//! Rules are compared with `tests/it/data/nft/*.nft`; `ORION_UPDATE_SNAPSHOTS=1` writes these files again.
 
 use std::{
     collections::BTreeSet,
@@ -60,7 +60,7 @@ fn output(mut command: Command) -> String {
     text(&output.stdout)
 }
 
-/// Every layer that a name can mean, and those with options.
+/// Every layer that has a name, and some with options.
 fn layers() -> Vec<String> {
     let pairs = Behaviour::ALL
         .into_iter()
@@ -80,7 +80,7 @@ fn layers() -> Vec<String> {
     pairs.chain(more.map(str::to_owned)).collect()
 }
 
-/// As it is written down.
+/// The contents of the file for these rules.
 fn shown(rules: &rules::Rules) -> String {
     let mut text = rules.nft.clone();
     for (file, value) in &rules.sysctls {
@@ -90,7 +90,7 @@ fn shown(rules: &rules::Rules) -> String {
 }
 
 #[test]
-fn rules_are_as_written_down() {
+fn rules_match_their_files() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/data/nft");
     let update = std::env::var_os("ORION_UPDATE_SNAPSHOTS").is_some();
     let mut different = Vec::new();
@@ -106,13 +106,13 @@ fn rules_are_as_written_down() {
     assert_eq!(fs::read_dir(&dir).unwrap().count(), layers().len(), "files without a layer");
     assert!(
         different.is_empty(),
-        "rules differ (ORION_UPDATE_SNAPSHOTS=1 writes them anew):\n{}",
+        "rules differ (ORION_UPDATE_SNAPSHOTS=1 writes them again):\n{}",
         different.join("\n")
     );
 }
 
 #[test]
-fn what_netfilter_cannot_be_is_told_exactly() {
+fn unsupported_nats_are_rejected_with_the_reason() {
     for (name, why) in [
         ("port:ports=sequential", "sequential ports require"),
         ("adm-adf:ports=sequential", "sequential ports require"),
@@ -134,7 +134,7 @@ fn what_netfilter_cannot_be_is_told_exactly() {
 }
 
 #[test]
-fn networks_lie_where_they_would() {
+fn networks_have_realistic_addresses() {
     let peers = |a: &str, b: &str| {
         Topology::new(&plan(a, b))
             .unwrap()
@@ -151,7 +151,7 @@ fn networks_lie_where_they_would() {
     assert!(lab.namespaces[2].ip.contains("addr add 100.64.1.2/24 dev wan"), "{lab:?}");
 }
 
-/// What `turnutils_natdiscovery` of coturn finds out.
+/// The mapping and filtering behavior according to coturn's `turnutils_natdiscovery`.
 fn discovered(lab: &Lab) -> (Option<Behaviour>, Option<Behaviour>) {
     let ask = |what: &str| {
         let mut command = lab.command(Location::A, "turnutils_natdiscovery");
@@ -173,7 +173,7 @@ fn discovered(lab: &Lab) -> (Option<Behaviour>, Option<Behaviour>) {
     (behaviour(&mapping, "Mapping"), behaviour(&filtering, "Filtering"))
 }
 
-fn each_is_what_it_says(user_namespace: bool) {
+fn each_nat_behaves_like_its_profile(user_namespace: bool) {
     let mut wrong = Vec::new();
     let stacks = ["port+port", "port+sym", "fullcone+port"].map(str::to_owned);
     for name in layers().into_iter().chain(stacks).filter(|name| name != "udp-blocked") {
@@ -181,7 +181,7 @@ fn each_is_what_it_says(user_namespace: bool) {
         let _coturn = lab
             .coturn(&CoturnOptions::default())
             .unwrap_or_else(|error| panic!("{error}\n  try: {}", error.remedy()));
-        // A port that stays the same is endpoint-independent mapping, translated or not.
+        // A port that stays the same means endpoint-independent mapping, translated or not.
         let mapping = profile(&name).mapping().unwrap_or(Behaviour::EndpointIndependent);
         let expected = (Some(mapping), profile(&name).filtering());
         let found = discovered(&lab);
@@ -193,16 +193,16 @@ fn each_is_what_it_says(user_namespace: bool) {
 }
 
 #[test]
-fn coturn_finds_each_nat_to_be_what_it_says() {
-    each_is_what_it_says(false);
+fn coturn_confirms_the_profile_of_each_nat() {
+    each_nat_behaves_like_its_profile(false);
 }
 
 #[test]
-fn coturn_finds_the_same_in_a_user_namespace() {
-    each_is_what_it_says(true);
+fn coturn_confirms_the_profiles_in_a_user_namespace() {
+    each_nat_behaves_like_its_profile(true);
 }
 
-/// Sends STUN requests one after the other, and prints the milliseconds of each answer, or `lost`.
+/// Sends STUN requests one after the other, and prints the response time of each in ms, or `lost`.
 const PROBE: &str = "
 import os, socket, struct, sys, time
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -242,13 +242,13 @@ fn a_link_delays_both_ways() {
 fn a_link_loses_its_share() {
     let link = LinkSettings { loss: 0.3, ..LinkSettings::default() };
     let lost = probe(link, 40).iter().filter(|time| time.is_none()).count();
-    // Both ways: 51 % of 40; the seed decides which.
+    // Loss in both directions: 51 % of 40.
     println!("lost {lost} of 40");
     assert!((8..=33).contains(&lost), "{lost}");
 }
 
-/// Two sockets of one host find out their external addresses, then send to each other's, three times
-/// both ways; prints from where each packet came that did.
+/// Two sockets of one host find out their external addresses, then send to each other's, three times in
+/// each direction. Prints for each packet whether it came from the expected address, or `nothing`.
 const TURN_AROUND: &str = "
 import os, socket, struct
 def opened():
@@ -273,11 +273,11 @@ for _ in range(3):
 ";
 
 #[test]
-fn packets_turn_around_only_where_they_should() {
+fn only_hairpinning_nats_hairpin_packets() {
     for (name, expected) in [
         ("fullcone", "nothing nothing nothing nothing nothing nothing"),
         ("fullcone:hairpin", "True True True True True True"),
-        // The first one is not expected yet.
+        // The filter drops the first packet.
         ("addr:hairpin", "nothing True True True True True"),
         ("port:hairpin", "nothing True True True True True"),
         ("port+port:hairpin", "nothing True True True True True"),
@@ -291,8 +291,8 @@ fn packets_turn_around_only_where_they_should() {
     }
 }
 
-/// `orion-peer lab shell` with these words, by these leading words (`setpriv …`), in a process group
-/// of its own; all that is started by it carries `mark`.
+/// Runs `orion-peer lab shell` with these arguments and these leading words (`setpriv …`), in its own
+/// process group. All processes that it starts carry `mark` in their environment.
 fn shell(leading: &[&str], mark: &str, words: &[&str]) -> Child {
     let all: Vec<&str> = leading.iter().copied().chain([ORION_PEER, "lab", "shell"]).collect();
     Command::new(all[0])
@@ -326,7 +326,7 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// What the command inside runs: itself, one that has left its session, and one that ignores signals.
+/// A command inside with three processes: one has left the session, one ignores signals.
 const STUBBORN: [&str; 4] = [
     "--",
     "sh",
@@ -334,13 +334,13 @@ const STUBBORN: [&str; 4] = [
     "setsid sleep 300 & echo inside; (trap '' INT TERM HUP; sleep 300) & exec sleep 300",
 ];
 
-fn nothing_is_left(mark: &str, end: impl FnOnce(Pid)) -> Option<i32> {
+fn no_process_is_left(mark: &str, end: impl FnOnce(Pid)) -> Option<i32> {
     let words = [&["--nat", "port+sym", "--delay", "5ms"], &STUBBORN[..]].concat();
     let mut child = shell(&[], mark, &words);
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "inside\n", "{}", said(&mut child));
-    // Itself, the holder, the link, serve, and three that sleep.
+    // `orion-peer`, the holder, the link, `serve`, and three sleeping processes.
     wait_until("the lab runs", || marked(mark).len() >= 7);
     let interfaces = || fs::read_dir("/sys/class/net").unwrap().count();
     let before = interfaces();
@@ -360,20 +360,20 @@ fn said(child: &mut Child) -> String {
 }
 
 #[test]
-fn kill_leaves_nothing() {
-    let code = nothing_is_left("kill-9", |pid| kill_process(pid, Signal::KILL).unwrap());
+fn after_a_kill_no_process_is_left() {
+    let code = no_process_is_left("kill-9", |pid| kill_process(pid, Signal::KILL).unwrap());
     assert_eq!(code, None);
 }
 
 #[test]
-fn ctrl_c_leaves_nothing_and_ends_as_the_command_did() {
+fn after_ctrl_c_no_process_is_left_and_the_exit_code_is_that_of_the_command() {
     let group = |pid| rustix::process::kill_process_group(pid, Signal::INT).unwrap();
-    assert_eq!(nothing_is_left("ctrl-c", group), Some(130));
+    assert_eq!(no_process_is_left("ctrl-c", group), Some(130));
 }
 
 #[test]
-fn a_request_to_end_is_passed_on() {
-    let code = nothing_is_left("term", |pid| kill_process(pid, Signal::TERM).unwrap());
+fn sigterm_is_forwarded() {
+    let code = no_process_is_left("term", |pid| kill_process(pid, Signal::TERM).unwrap());
     assert_eq!(code, Some(128 + 15));
 }
 
@@ -397,7 +397,7 @@ fn orion_peer_inside_finds_the_server() {
 }
 
 #[test]
-fn it_needs_no_root() {
+fn root_is_not_required() {
     let dir = tempfile::tempdir_in("/tmp").unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = dir.path().join("orion-peer");
@@ -419,7 +419,7 @@ fn it_needs_no_root() {
 }
 
 #[test]
-fn a_machine_without_namespaces_says_which_setting() {
+fn the_setting_that_forbids_namespaces_is_named() {
     let script = "echo 0 >/proc/sys/user/max_net_namespaces && exec \"$@\"";
     let leading = ["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh"];
     let ended = shell(&leading, "none", &["--", "true"]).wait_with_output().unwrap();
@@ -439,8 +439,8 @@ fn a_missing_program_is_named_with_its_package() {
     assert!(stderr.contains("install the package `"), "{stderr}");
 }
 
-/// A program whose `doctor` finds the given NAT everywhere, and which is `orion-peer` otherwise.
-fn one_whose_doctor_finds(dir: &Path, profile: &str) -> std::path::PathBuf {
+/// A program whose `doctor` always reports the given NAT, and which otherwise is `orion-peer`.
+fn program_whose_doctor_reports(dir: &Path, profile: &str) -> std::path::PathBuf {
     let program = dir.join("orion-peer");
     let script = format!(
         "#!/bin/sh\ncase \" $* \" in\n*' doctor '*) echo '{{\"nat\":{{\"profile\":\"{profile}\"}}}}' ;;\n\
@@ -455,14 +455,14 @@ fn one_whose_doctor_finds(dir: &Path, profile: &str) -> std::path::PathBuf {
 async fn a_lab_checks_itself_before_it_is_used() {
     KernelBackend::start(Some(ORION_PEER.into())).await.unwrap_or_else(|error| panic!("{error:?}"));
     let dir = tempfile::tempdir().unwrap();
-    let program = one_whose_doctor_finds(dir.path(), "port");
-    let refused = KernelBackend::start(Some(program)).await.err().expect("`sym` is no `port`");
+    let program = program_whose_doctor_reports(dir.path(), "port");
+    let refused = KernelBackend::start(Some(program)).await.err().expect("`sym` is not `port`");
     assert_eq!(refused.code, "lab-unlike-profile");
     assert!(refused.message.contains("`sym`"), "{}", refused.message);
 }
 
 #[test]
-fn what_the_kernel_cannot_be_is_a_usage_error() {
+fn an_unsupported_nat_is_a_usage_error() {
     let dir = tempfile::tempdir().unwrap();
     let ended = run::run(dir.path(), &["lab", "shell", "--nat", "sym:hairpin", "--", "true"]);
     assert_eq!(ended.code, Some(2));

@@ -1,5 +1,5 @@
-//! Labs that are killed leave nothing behind. They run in a mount namespace whose `/run` and `/tmp` nobody
-//! else writes to, which is the host for them.
+//! Labs that are killed leave no file, process or namespace behind. They run in a mount namespace that
+//! replaces the host, so that no other process writes to its `/run` and `/tmp`.
 
 use std::{
     collections::BTreeSet,
@@ -15,14 +15,14 @@ use rustix::process::{Pid, Signal, geteuid, kill_process};
 
 const ORION_PEER: &str = env!("CARGO_BIN_EXE_orion-peer");
 
-/// Eight labs at once are slow on a small machine.
+/// Eight concurrent labs are slow on a small machine.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// Keyframes flow until it is stopped.
+/// A scenario in which keyframes flow until it is stopped.
 const SCENARIO: &str = "picture = '320x240'\ninterval = '1s'\nduration = '20m'\n\
                         timeline = ['at 15m: address a']\n[a]\nnat = 'port'\n[b]\nnat = 'sym'\n";
 
-/// Where labs are started, as they see it; it is gone when this is dropped.
+/// The mount namespace in which labs are started; it ends when this is dropped.
 struct Host {
     process: Child,
 }
@@ -52,7 +52,8 @@ impl Host {
         PathBuf::from(format!("/proc/{}/root{path}", self.process.id()))
     }
 
-    /// `orion-peer lab` with these words; all that it starts carries `mark`. Some run as another user.
+    /// Starts `orion-peer lab` with these arguments, optionally as another user. All processes that it
+    /// starts carry `mark` in their environment.
     fn lab(&self, mark: &str, words: &[&str], as_user: bool) -> Child {
         let mut command = Command::new("nsenter");
         command.arg("--target").arg(self.process.id().to_string()).arg("--mount");
@@ -68,7 +69,7 @@ impl Host {
         command.spawn().unwrap()
     }
 
-    /// Its files below `/run` and `/tmp`, names of network namespaces, and mounts.
+    /// The files below `/run` and `/tmp`, including names of network namespaces, and the mounts.
     fn state(&self) -> BTreeSet<String> {
         let mut found = BTreeSet::new();
         for dir in ["/run", "/tmp"] {
@@ -110,22 +111,22 @@ fn marked(mark: &str) -> Vec<(Pid, String)> {
     fs::read_dir("/proc").unwrap().filter_map(|entry| process(entry.unwrap())).collect()
 }
 
-/// What of a lab is killed.
+/// The processes of a lab that are killed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Victims {
     /// The process that a user started.
     Lab,
-    /// The shells that hold its namespaces, all at once.
+    /// The shells that hold its namespaces, all of them.
     Holders,
-    /// Both of them but one.
+    /// The lab and one of these shells.
     LabAndOneHolder,
-    /// Anything that runs inside.
+    /// Two random processes inside.
     Any,
-    /// Nothing: it is asked to end.
+    /// None: the lab is asked to end.
     Nothing,
 }
 
-/// A small generator with a seed (xorshift).
+/// A small seeded random number generator (xorshift).
 struct Random(u64);
 
 impl Random {
@@ -153,7 +154,7 @@ fn kill(victims: Victims, lab: &Child, mark: &str, random: &mut Random) {
     };
     println!("{mark}: killing {} of {} processes: {victims:?}", chosen.len(), others.len() + 1);
     for process in chosen {
-        // It may have ended by itself.
+        // The process may have already exited.
         let _ = kill_process(process, Signal::KILL);
     }
 }
@@ -167,7 +168,7 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 #[test]
-fn eight_labs_at_once_leave_nothing_whatever_of_them_is_killed() {
+fn eight_concurrent_labs_leave_nothing_behind_when_killed() {
     let mut random = Random(0x5eed_1ab5);
     let host = Host::new();
     let before = host.state();
@@ -195,9 +196,9 @@ fn eight_labs_at_once_leave_nothing_whatever_of_them_is_killed() {
         std::thread::sleep(at.saturating_sub(start.elapsed()));
         kill(*victims, child, mark, &mut random);
     }
-    // A lab whose holders were just killed needs a moment: it is the last one that can end what runs inside.
+    // A lab whose holders were just killed needs time: it is the last process that can end those inside.
     std::thread::sleep(Duration::from_secs(5));
-    // Whoever was not killed ends when it is asked to, or has seen that its lab is gone.
+    // Labs that were not killed end when they are asked to, unless they have already detected the end.
     for (.., child, _) in &labs {
         let _ = kill_process(Pid::from_child(child), Signal::INT);
     }
@@ -205,13 +206,13 @@ fn eight_labs_at_once_leave_nothing_whatever_of_them_is_killed() {
         wait_until(mark, || child.try_wait().unwrap().is_some());
         wait_until(mark, || marked(mark).is_empty());
     }
-    // Without a process only a mount could hold a namespace.
+    // Without processes, only a mount could hold a namespace.
     assert_eq!(host.state(), before);
 }
 
-/// The names of databases were those of the host, so two servers shared one.
+/// Regression test: databases were files of the host, so two servers shared one.
 #[test]
-fn a_lab_has_its_databases_for_itself() {
+fn a_lab_has_its_own_databases() {
     let host = Host::new();
     let before = host.state();
     let mut lab = host.lab("databases", &["shell", "--", "sleep", "300"], false);

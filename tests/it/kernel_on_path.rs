@@ -1,5 +1,5 @@
-//! An attacker on the path of a kernel lab, and a peer whose connection to the signaling server alone is
-//! taken away. Linux with `ip`, `nft` and python3 only.
+//! An attacker on the path of a kernel lab, and a peer that loses only its connection to the signaling
+//! server. Linux with `ip`, `nft` and python3 only.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -13,8 +13,8 @@ use orion_peer::{
     netns::{Datagram, Lab, LabPlan, Location, NetworkPlan, datagram::MAX_PAYLOAD},
 };
 
-/// Sends a datagram from its first address to its second one, then prints from where others come and
-/// what is in them.
+/// Sends a datagram from its first address to its second one, then prints the source and the contents of
+/// each received datagram.
 const PEER: &str = "
 import socket, sys
 def address(text):
@@ -28,8 +28,8 @@ while True:
     print(f'{host}:{port} {data.hex()}', flush=True)
 ";
 
-/// Connects to the signaling server's port, and does what each line says: `tcp` and `udp` send and wait for
-/// the answer, `wait` waits for what comes, `connect` makes a new connection. Prints what came of it.
+/// Connects to the signaling server's port, and executes a command per line: `tcp` and `udp` send and wait
+/// for the answer, `wait` waits for data, `connect` makes a new connection. Prints the result of each.
 const CLIENT: &str = "
 import socket, sys
 def connect():
@@ -56,7 +56,7 @@ for line in sys.stdin:
         print(type(error).__name__, flush=True)
 ";
 
-/// Sends everything back, over TCP and UDP, and says how connections end.
+/// Echoes over TCP and UDP, and prints how connections end.
 const ECHO: &str = "
 import socket, threading
 u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -78,7 +78,7 @@ while True:
     threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
 ";
 
-/// A python program at a location in the lab, and its lines; it is killed when it is dropped.
+/// A Python program at a location in the lab, and its output; it is killed when this is dropped.
 struct Python {
     process: Child,
     stdin: ChildStdin,
@@ -129,15 +129,15 @@ fn address(text: &str) -> SocketAddrV4 {
     text.parse().unwrap()
 }
 
-/// Behind a strict NAT and a link, and on the internet without either.
+/// Once behind a strict NAT and a link, and once directly on the internet.
 #[test]
-fn a_forged_datagram_arrives_as_if_it_were_the_peers() {
+fn a_forged_datagram_is_received_as_if_the_peer_had_sent_it() {
     let lab = start(network("port", 3), network("none", 0));
     let (at_a, at_b) = (address("192.168.1.2:5000"), address("203.0.113.3:6000"));
     let (mut seen_at_a, mut seen_at_b) =
         (lab.capture(Location::A).unwrap(), lab.capture(Location::B).unwrap());
     let mut b = Python::new(&lab, Location::B, PEER, &[at_b.to_string(), "203.0.113.10:9".into()]);
-    // It is bound once that has passed.
+    // After its first datagram, the socket is bound.
     assert_eq!(seen_at_b.next().unwrap().from, at_b);
     let mut a = Python::new(&lab, Location::A, PEER, &[at_a.to_string(), at_b.to_string()]);
     let hello = seen_at_a.next().unwrap();
@@ -149,7 +149,7 @@ fn a_forged_datagram_arrives_as_if_it_were_the_peers() {
     let mut to_a = lab.injector(Location::A).unwrap();
     let mut to_b = lab.injector(Location::B).unwrap();
     let longest = vec![0xab; MAX_PAYLOAD];
-    // As the peer that it speaks with; a stranger whom the NAT would keep out; bytes in odd numbers.
+    // From the remote peer; from a stranger that the NAT would filter; with payloads of odd length.
     for (from, payload) in [
         (at_b, &[0x14, 0xfe, 0xfd][..]),
         (address("198.51.100.77:1"), &b"\0"[..]),
@@ -165,7 +165,7 @@ fn a_forged_datagram_arrives_as_if_it_were_the_peers() {
 }
 
 #[test]
-fn only_the_connection_to_the_signaling_server_is_taken_away() {
+fn only_the_connection_to_the_signaling_server_is_lost() {
     let lab = start(network("port", 0), network("port", 0));
     let mut server = Python::new(&lab, Location::Internet, ECHO, &[]);
     assert_eq!(server.line(), "ready");
@@ -176,14 +176,14 @@ fn only_the_connection_to_the_signaling_server_is_taken_away() {
     }
     let [a, b] = &mut clients;
     lab.signaling_off(Location::A).unwrap();
-    // An idle one ends at once, on both ends; nothing else does.
+    // An idle connection ends immediately at both ends; all others stay.
     assert_eq!(a.ask("wait"), "ConnectionAbortedError");
     assert_eq!(server.line(), "ConnectionResetError");
     assert_eq!(a.ask("connect"), "ConnectionRefusedError");
     assert_eq!([a.ask("udp"), b.ask("tcp"), b.ask("udp")], ["well"; 3]);
     lab.signaling_on(Location::A).unwrap();
     assert_eq!([a.ask("connect"), a.ask("tcp"), b.ask("tcp")], ["well"; 3]);
-    // Once more, and twice over: one end of it is the end.
+    // Repeated calls do not nest: one `signaling_on` is sufficient.
     lab.signaling_off(Location::A).unwrap();
     lab.signaling_off(Location::A).unwrap();
     lab.signaling_on(Location::A).unwrap();

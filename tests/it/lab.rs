@@ -1,5 +1,5 @@
-//! Two real peers behind simulated NATs, and the gateway's sockets without any WebRTC: what RFC 4787
-//! asks for, seen from outside.
+//! Two real peers behind simulated NATs, and the gateway's sockets without WebRTC: the requirements of
+//! RFC 4787, observed from outside.
 
 use std::{
     future::poll_fn,
@@ -30,7 +30,7 @@ fn gateway(name: &str) -> Arc<Gateway> {
     Gateway::new(GatewayConfig { profile: profile(name), ..GatewayConfig::default() }).unwrap()
 }
 
-/// A STUN and TURN server on 127.0.0.1, and what a peer is told of it.
+/// A STUN and TURN server on 127.0.0.1, and its ICE server entries for a peer.
 async fn turn() -> (TurnServer, Vec<IceServer>) {
     let secrets = TurnSecrets { current: "lab".into(), previous: None };
     let until = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() + 600;
@@ -50,7 +50,7 @@ async fn turn() -> (TurnServer, Vec<IceServer>) {
     (server, ice)
 }
 
-/// Passes candidates on; says when the control channel is open.
+/// Forwards candidates to the remote peer; the receiver reports when the control channel is open.
 fn pump(mut events: mpsc::Receiver<PeerEvent>, other: Arc<Peer>) -> mpsc::Receiver<()> {
     let (open, opened) = mpsc::channel(1);
     tokio::spawn(async move {
@@ -65,10 +65,10 @@ fn pump(mut events: mpsc::Receiver<PeerEvent>, other: Arc<Peer>) -> mpsc::Receiv
     opened
 }
 
-/// Enough for a direct way to be found on a machine that does other things, too.
+/// Long enough to find a direct path on a busy machine.
 const RELAY_WAIT: Duration = Duration::from_secs(4);
 
-/// Connects a peer behind each gateway. Gives how, judged from both ends.
+/// Connects a peer behind each gateway. Returns the path, considering both ends.
 async fn connect(a: Arc<Gateway>, b: Arc<Gateway>, ice: &[IceServer]) -> Path {
     let config = |role, gateway| PeerConfig {
         ice_servers: ice.to_vec(),
@@ -100,9 +100,9 @@ async fn connect(a: Arc<Gateway>, b: Arc<Gateway>, ice: &[IceServer]) -> Path {
     path
 }
 
-/// Each cell with gateways of its own; a few at a time, as they share two cores.
+/// Each cell has its own gateways; a few run at a time, because they share two cores.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_pair_of_profiles_connects_as_the_theory_says() {
+async fn every_pair_of_profiles_connects_as_theory_predicts() {
     const AT_ONCE: usize = 10;
     let (server, ice) = turn().await;
     let names = profile::MATRIX.into_iter().filter(|name| profile(name).passes_udp());
@@ -127,7 +127,7 @@ async fn every_pair_of_profiles_connects_as_the_theory_says() {
             unlike.push((a, b));
         }
     }
-    // On a busy machine a direct pair may come too late: once more, one at a time.
+    // On a busy machine a direct pair may be found too late: measure these once more, one at a time.
     let mut wrong = Vec::new();
     for (a, b) in unlike {
         let measured = connect(gateway(a), gateway(b), &ice).await;
@@ -139,9 +139,9 @@ async fn every_pair_of_profiles_connects_as_the_theory_says() {
     server.close().await;
 }
 
-/// RFC 4787 §6: neighbours have LANs of their own here, so only their external addresses connect them.
+/// RFC 4787 §6: neighbors have separate LANs here, so only their external addresses connect them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn neighbours_need_hairpinning() {
+async fn neighbors_need_hairpinning() {
     let (server, ice) = turn().await;
     for (name, path) in [("port", Path::Relay), ("port:hairpin", Path::Direct)] {
         let shared = gateway(name);
@@ -153,7 +153,7 @@ async fn neighbours_need_hairpinning() {
     server.close().await;
 }
 
-/// Two homes behind one carrier meet at its NAT.
+/// Two homes behind one carrier reach each other only through its NAT.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn customers_of_one_carrier_need_it_to_hairpin() {
     let (server, ice) = turn().await;
@@ -171,12 +171,12 @@ async fn customers_of_one_carrier_need_it_to_hairpin() {
     server.close().await;
 }
 
-/// Somebody outside, on an address of their own.
+/// A socket outside, on a separate address.
 async fn outsider(ip: &str) -> UdpSocket {
     UdpSocket::bind((ip, 0)).await.unwrap()
 }
 
-/// What comes next, and from where.
+/// The next datagram and its source.
 async fn next(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     let mut buffer = [0; 2048];
     let (length, from) = timeout(HANG, socket.recv_from(&mut buffer)).await.unwrap().unwrap();
@@ -189,7 +189,7 @@ async fn next_inside(socket: &GatewaySocket) -> (Vec<u8>, SocketAddr) {
     (buffer[..length].to_vec(), from)
 }
 
-/// The address that `outside` sees `socket` by.
+/// The address of `socket` as seen by `outside`.
 async fn seen(socket: &GatewaySocket, outside: &UdpSocket) -> SocketAddr {
     socket.send_to(b"who am I", outside.local_addr().unwrap()).await.unwrap();
     next(outside).await.1
@@ -201,7 +201,7 @@ async fn observers() -> [UdpSocket; 3] {
 }
 
 #[tokio::test]
-async fn the_outside_sees_each_mapping_and_filtering() {
+async fn each_mapping_and_filtering_is_visible_from_outside() {
     for mapping in Behaviour::ALL {
         for filtering in Behaviour::ALL {
             let name = format!("{}m-{}f", mapping.initials(), filtering.initials());
@@ -210,7 +210,7 @@ async fn the_outside_sees_each_mapping_and_filtering() {
             let socket = gateway.bind().unwrap();
             let at = seen(&socket, &first).await;
             assert_eq!(at.ip(), gateway.outside());
-            // Strangers write first: loopback keeps the order, so they would come first.
+            // Strangers send first: loopback keeps the order, so their datagrams would arrive first.
             address.send_to(b"other address", at).await.unwrap();
             port.send_to(b"other port", at).await.unwrap();
             first.send_to(b"answer", at).await.unwrap();
@@ -249,7 +249,7 @@ async fn the_private_address_cannot_be_reached() {
 }
 
 #[tokio::test]
-async fn without_translation_the_own_address_is_reached_and_filtered() {
+async fn without_translation_the_internal_address_is_reachable_and_filtered() {
     for (name, strangers) in [("none", true), ("firewall", false)] {
         let (friend, stranger) = (outsider("127.0.0.1").await, outsider("127.0.0.2").await);
         let gateway = gateway(name);
@@ -287,13 +287,13 @@ async fn an_expired_mapping_closes_its_socket() {
     assert_ne!(at, other);
     assert_eq!(gateway.stats().mappings, 1);
     std::net::UdpSocket::bind(at).expect("its socket is closed");
-    // A socket that is dropped takes its mappings along.
+    // The mappings of a dropped socket are removed.
     drop(second);
     assert_eq!(gateway.stats().mappings, 0);
     std::net::UdpSocket::bind(other).expect("its socket is closed");
 }
 
-/// Numbers that arrive of `count` sent through a link that loses, and the external port.
+/// Sends `count` numbers through a lossy link; returns those that arrive, and the external port.
 async fn arrivals(seed: u64, count: u32) -> (Vec<u32>, u16) {
     let outside = outsider("127.0.0.1").await;
     let link = LinkSettings { loss: 0.2, ..LinkSettings::default() };
@@ -316,7 +316,7 @@ async fn arrivals(seed: u64, count: u32) -> (Vec<u32>, u16) {
     (came, port)
 }
 
-/// As [`seen`], through a link that loses.
+/// Like [`seen`], but through a lossy link.
 async fn seen_port(socket: &GatewaySocket, outside: &UdpSocket) -> u16 {
     loop {
         let before = socket.gateway().stats().up.passed;
@@ -338,14 +338,14 @@ async fn one_seed_loses_the_same_packets_and_takes_the_same_port() {
 }
 
 #[tokio::test]
-async fn delayed_packets_come_in_order_and_not_too_early() {
+async fn delayed_packets_arrive_in_order_and_not_too_early() {
     let outside = outsider("127.0.0.1").await;
     let delay = Duration::from_millis(20);
     let link = LinkSettings { delay, ..LinkSettings::default() };
     let config = GatewayConfig { profile: profile("port"), link, ..GatewayConfig::default() };
     let gateway = Gateway::new(config).unwrap();
     let socket = gateway.bind().unwrap();
-    let begun = Instant::now();
+    let started = Instant::now();
     for number in 0..50_u8 {
         socket.send_to(&[number], outside.local_addr().unwrap()).await.unwrap();
     }
@@ -354,17 +354,17 @@ async fn delayed_packets_come_in_order_and_not_too_early() {
         assert_eq!(data, [number]);
         outside.send_to(&data, from).await.unwrap();
     }
-    assert!(begun.elapsed() >= delay);
+    assert!(started.elapsed() >= delay);
     for number in 0..50_u8 {
         assert_eq!(next_inside(&socket).await.0, [number]);
     }
-    assert!(begun.elapsed() >= 2 * delay);
+    assert!(started.elapsed() >= 2 * delay);
     assert_eq!((gateway.stats().up.passed, gateway.stats().down.passed), (50, 50));
 }
 
-/// A peer says good-bye and closes its socket: that is still delivered.
+/// A goodbye is delivered even when the peer has closed its socket in the meantime.
 #[tokio::test]
-async fn what_is_on_the_link_outlives_its_socket() {
+async fn datagrams_in_transit_outlive_their_socket() {
     let outside = outsider("127.0.0.1").await;
     for carrier in [false, true] {
         let link = LinkSettings { delay: Duration::from_millis(10), ..LinkSettings::default() };
@@ -388,20 +388,20 @@ async fn a_stream_is_delayed_in_order() {
     let link = LinkSettings { delay, jitter: delay, loss: 0.5, ..LinkSettings::default() };
     let gateway = Gateway::new(GatewayConfig { link, ..GatewayConfig::default() }).unwrap();
     let mut stream = gateway.stream_link(Direction::Up);
-    let begun = Instant::now();
+    let started = Instant::now();
     let dues: Vec<_> = (0..20).map(|_| stream.send(100)).collect();
     let mut last = Duration::ZERO;
     for due in dues {
-        assert!(due.at() >= last, "later bytes came first");
+        assert!(due.at() >= last, "later bytes arrived first");
         last = due.at();
         due.wait().await;
-        assert!(begun.elapsed() >= delay);
+        assert!(started.elapsed() >= delay);
     }
 }
 
-/// Each waiting task is woken, and segments of one send (GSO) are datagrams of their own.
+/// Each waiting task is woken, and segments of one send (GSO) are separate datagrams.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn several_tasks_and_segments() {
+async fn several_tasks_can_receive_and_segments_are_split() {
     let outside = outsider("127.0.0.1").await;
     let socket = Arc::new(gateway("fullcone").bind().unwrap());
     let at = seen(&socket, &outside).await;
@@ -432,7 +432,7 @@ async fn several_tasks_and_segments() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_is_refused_with_a_remedy() {
+async fn invalid_gateways_are_rejected_with_a_remedy() {
     let missing: IpAddr = "198.51.100.7".parse().unwrap();
     let config = GatewayConfig { outside: Some(missing), ..GatewayConfig::default() };
     let error = Gateway::new(config).unwrap_err();

@@ -1,4 +1,4 @@
-//! `orion-peer lab` as a user meets it: one pair, a small matrix, scenario files, bad input, Ctrl-C.
+//! The command `orion-peer lab`: one pair, a small matrix, scenario files, bad input, Ctrl-C.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::run::{Ended, run, start};
 
-/// The result, which is all there is on stdout.
+/// The result, which is the only output on stdout.
 #[track_caller]
 fn result(ended: &Ended) -> Value {
     let mut lines = ended.json();
@@ -17,7 +17,7 @@ fn result(ended: &Ended) -> Value {
     let validator = jsonschema::validator_for(&serde_json::from_str(JSON_SCHEMA).unwrap()).unwrap();
     let wrong: Vec<String> =
         validator.iter_errors(&result).map(|e| format!("{}: {e}", e.instance_path())).collect();
-    assert!(wrong.is_empty(), "not as schema.json says: {wrong:?}");
+    assert!(wrong.is_empty(), "violates schema.json: {wrong:?}");
     result
 }
 
@@ -27,7 +27,7 @@ fn lab(dir: &Path, words: &str) -> Ended {
 }
 
 #[test]
-fn one_pair_is_told_in_words() {
+fn one_pair_is_described_in_sentences() {
     let dir = tempfile::tempdir().unwrap();
     let ended = lab(dir.path(), "--nat port,port");
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
@@ -60,7 +60,7 @@ fn a_pair_that_needs_a_relay_gets_one() {
     assert!(page.contains("<title>orion-peer lab: 1 of 1 as expected</title>"));
 }
 
-/// What a pair comes to.
+/// Flags, and the expected path and connection type.
 struct Case {
     flags: &'static str,
     measured: &'static str,
@@ -68,7 +68,7 @@ struct Case {
 }
 
 #[test]
-fn every_way_out_is_found() {
+fn every_kind_of_path_is_found() {
     let dir = tempfile::tempdir().unwrap();
     for Case { flags, measured, kind } in [
         Case { flags: "--nat none,none", measured: "direct", kind: "host" },
@@ -110,7 +110,7 @@ fn a_small_matrix_is_a_grid() {
 }
 
 #[test]
-fn a_scenario_is_measured_as_it_says() {
+fn a_scenario_file_is_measured() {
     let dir = tempfile::tempdir().unwrap();
     let text =
         "name = 'two'\nseed = 5\n[a]\nnat = 'sym'\ndelay = '20ms'\n[b]\nnat = 'home-router'\n";
@@ -119,13 +119,13 @@ fn a_scenario_is_measured_as_it_says() {
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     let cell = &result(&ended)["cells"][0];
     assert_eq!((&cell["scenario"], &cell["b"]), (&"two".into(), &"home-router".into()));
-    // 20 and 8 ms each way, there and back: no packet can be quicker.
+    // 20 and 8 ms in each direction: no round trip can be shorter.
     assert!(cell["rttMs"].as_f64().unwrap() >= 56.0, "{cell}");
     assert_eq!(cell["link"]["a"]["delayMs"], 20.0);
 }
 
 #[test]
-fn what_does_not_come_out_as_expected_is_exit_3() {
+fn an_unexpected_result_is_exit_code_3() {
     let dir = tempfile::tempdir().unwrap();
     let text = "expect = 'relay'\n[a]\nnat = 'none'\n[b]\nnat = 'port'\n";
     fs::write(dir.path().join("wrong.toml"), text).unwrap();
@@ -158,7 +158,7 @@ fn invalid_input_is_reported_with_a_remedy() {
 }
 
 #[test]
-fn a_result_that_cannot_be_written_is_told_before_the_work() {
+fn an_unwritable_result_is_reported_before_the_measurement() {
     let dir = tempfile::tempdir().unwrap();
     let ended = lab(dir.path(), "--nat port --out nowhere/lab.json --json");
     assert_eq!(ended.code, Some(1));
@@ -168,7 +168,7 @@ fn a_result_that_cannot_be_written_is_told_before_the_work() {
 }
 
 #[test]
-fn the_list_names_what_can_be_asked_for() {
+fn the_list_contains_profiles_and_networks() {
     let dir = tempfile::tempdir().unwrap();
     let ended = lab(dir.path(), "list --json");
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
@@ -182,9 +182,9 @@ fn the_list_names_what_can_be_asked_for() {
 }
 
 #[test]
-fn ctrl_c_gives_what_is_there() {
+fn ctrl_c_keeps_completed_pairs() {
     let dir = tempfile::tempdir().unwrap();
-    // Three pairs connect; the last, without a relay, takes as long as it may.
+    // Three pairs connect; the last, without a relay, runs until its timeout.
     let words = ["lab", "--matrix", "--profiles", "none,sym", "--turn", "none", "--timeout", "60s"];
     let words = [&words[..], &["--parallel", "4", "--json", "--out", "lab.json"]].concat();
     let running = start(dir.path(), &words);

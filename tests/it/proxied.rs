@@ -1,5 +1,5 @@
-//! The proxy of the environment, for the token API and the WebSocket; and what the query of `--signal` holds is sent,
-//! but not shown.
+//! Proxies from environment variables, for the token API and the WebSocket. The query of `--signal` is sent, but not
+//! shown.
 
 use std::{
     path::Path,
@@ -15,10 +15,10 @@ use tokio::{
 
 use crate::run::{HANG, Running, follow};
 
-/// Nobody resolves this name (RFC 6761 §6.4): only a proxy gets there.
+/// This name cannot be resolved (RFC 6761 §6.4), so only a proxy can connect.
 const SIGNAL: &str = "ws://signal.invalid:8787/api/signal?key=hush-query";
 
-/// What a proxy was asked, one head of a request after the other.
+/// The header of each request to a proxy, in order.
 type Asked = Arc<Mutex<Vec<String>>>;
 
 async fn head(stream: &mut TcpStream) -> Option<String> {
@@ -29,7 +29,7 @@ async fn head(stream: &mut TcpStream) -> Option<String> {
     String::from_utf8(head).ok()
 }
 
-/// A proxy that is the token API, too; behind its tunnel nobody answers.
+/// Runs a proxy that also answers as the token API; no server answers behind its tunnel.
 async fn serve(listener: TcpListener, asked: Asked) {
     let body = r#"{"token":"a.b.c","pairId":"demo","expiresIn":300.5,"iceServers":[null]}"#;
     loop {
@@ -79,7 +79,7 @@ async fn token_api_and_websocket_go_through_the_proxy() {
     let dir = tempfile::tempdir().unwrap();
     let recv = recv(dir.path(), &[("HTTP_PROXY", &proxy)]);
     let seen =
-        |begin: &str| asked.lock().unwrap().iter().find(|head| head.starts_with(begin)).cloned();
+        |start: &str| asked.lock().unwrap().iter().find(|head| head.starts_with(start)).cloned();
     let upgrade = timeout(HANG, async {
         loop {
             if let Some(upgrade) = seen("GET ") {

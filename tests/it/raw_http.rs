@@ -1,4 +1,4 @@
-//! Plain HTTP/1.1 over TCP for the server tests: nothing is added to what a test writes.
+//! A minimal HTTP/1.1 client over TCP for the server tests, with full control over the request.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -8,10 +8,10 @@ use tokio::{
     time::timeout,
 };
 
-/// A test that waits for longer hangs.
+/// A test that waits longer than this hangs.
 pub const HANG: Duration = Duration::from_secs(30);
 
-/// An answer.
+/// An HTTP response.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -25,13 +25,13 @@ impl Answer {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// A member of the JSON body.
+    /// The body parsed as JSON.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
     }
 }
 
-/// Sends a request line, header lines and a body, and reads the answer.
+/// Sends a request line, header lines and a body, and reads the response.
 pub async fn request(addr: SocketAddr, line: &str, headers: &[&str], body: &str) -> Answer {
     timeout(HANG, exchange(addr, line, headers, body)).await.expect("the server hangs")
 }

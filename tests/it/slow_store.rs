@@ -1,4 +1,4 @@
-//! A pair store that answers when a test lets it.
+//! A pair store that answers only when a test permits it.
 
 use std::{
     collections::HashSet,
@@ -14,7 +14,7 @@ use orion_peer::{
 };
 use tokio::sync::Semaphore;
 
-/// One kind of question: how many came, and how many may be answered.
+/// One kind of query: the number of queries so far, and the permits for answers.
 pub struct Question {
     pub asked: AtomicUsize,
     pub gate: Semaphore,
@@ -33,14 +33,14 @@ impl Question {
 
 pub struct Slow {
     store: SqlitePairs,
-    /// Handshakes ask for their pair.
+    /// Lookups of a pair by handshakes.
     pub pair: Question,
-    /// `/readyz` asks whether it is ready.
+    /// Readiness checks by `/readyz`.
     pub ready: Question,
 }
 
 impl Slow {
-    /// With so many answers to each question at first.
+    /// Creates a store with these numbers of initial permits.
     pub async fn new(pair: usize, ready: usize) -> Arc<Self> {
         let store = SqlitePairs::in_memory().await.unwrap();
         Arc::new(Self { store, pair: Question::new(pair), ready: Question::new(ready) })

@@ -85,7 +85,7 @@ impl Call {
     }
 }
 
-/// The connection was not even replaced: mere delays do not pass as no effect.
+/// Asserts that no connection was lost, not even one that was replaced.
 #[track_caller]
 fn nothing_lost(summaries: &[Value; 2]) {
     for summary in summaries {
@@ -108,7 +108,7 @@ fn a_strangers_change_cipher_spec_has_no_effect() {
     nothing_lost(&call.end());
 }
 
-/// Sends for 3 s from the first port on: before, during and after the handshake.
+/// Floods for 3 s after the first port is open: before, during and after the handshake.
 fn set_up_under(packet: impl FnMut() -> Vec<u8> + Send + 'static) {
     let rig = Rig::new();
     let call = Call::start(&rig, &[]);
@@ -167,8 +167,8 @@ fn flooded(name: &str, more: &[&str], relayed: bool) {
     let rig = Rig::new();
     let call = Call::start(&rig, more);
     let mut to = call.pids().to_vec();
-    // On loopback the relay cannot distinguish a stranger that floods it from the peers, whose requests it would
-    // then limit.
+    // On loopback the relay cannot distinguish a stranger that floods it from the peers, so it would also limit their
+    // requests.
     let spared = rig.turn.parse().ok();
     if relayed {
         to.push(rig.server.pid());

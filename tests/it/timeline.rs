@@ -1,5 +1,5 @@
-//! Scenarios with a timeline, as `lab --scenario` plays them: `send`, `recv` and `serve` as processes in
-//! network namespaces, and what happens to them. The shipped ones run in a step of their own.
+//! Scenarios with a timeline, played by `lab --scenario`: `send`, `recv` and `serve` run as processes in
+//! network namespaces, and events disturb them. The samples run in a separate step of `scripts/test.sh`.
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::run::{Rig, follow, run, start};
 
-/// Two peers at home, and lines.
+/// Writes a scenario with two peers behind NATs and these lines of a timeline.
 fn scenario(dir: &Path, head: &str, lines: &str) -> String {
     let text = format!("{head}\ntimeline = [{lines}]\n[a]\nnat = 'port'\n[b]\nnat = 'port'\n");
     let path = dir.join("x.toml");
@@ -17,7 +17,7 @@ fn scenario(dir: &Path, head: &str, lines: &str) -> String {
 }
 
 #[test]
-fn media_does_not_notice_that_signaling_is_away() {
+fn media_continues_while_signaling_is_down() {
     let dir = tempfile::tempdir().unwrap();
     let head = "picture = '320x240'\ninterval = '200ms'\nwithin = '5s'\nlost = 30";
     let file = scenario(dir.path(), head, "'at 1s: kill signaling for 2s', 'at 5s: address b'");
@@ -41,9 +41,9 @@ fn media_does_not_notice_that_signaling_is_away() {
     assert!(log.contains("signaling: "), "{log}");
 }
 
-/// A peer that is killed and not started again: never back, and the exit code says so.
+/// A peer is killed and not started again: the outage is marked, and the exit code is 3.
 #[test]
-fn an_outage_without_end_is_told() {
+fn an_outage_without_end_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let head = "picture = '320x240'\ninterval = '200ms'\nwithin = '1s'";
     let file = scenario(dir.path(), head, "'at 1s: kill a'");
@@ -55,7 +55,7 @@ fn an_outage_without_end_is_told() {
 }
 
 #[test]
-fn what_is_wrong_in_a_file_is_told_before_anything_is_started() {
+fn errors_in_a_file_are_reported_before_anything_is_started() {
     let dir = tempfile::tempdir().unwrap();
     for (line, words) in [
         ("'at 1s: kil a'", "did you mean `kill signaling|turn|a|b`"),
@@ -84,9 +84,9 @@ fn what_is_wrong_in_a_file_is_told_before_anything_is_started() {
     );
 }
 
-/// Ctrl-C: what was measured until then is shown, and nothing of the lab is left.
+/// After Ctrl-C, the values measured until then are shown.
 #[test]
-fn a_time_line_can_be_stopped() {
+fn a_timeline_can_be_stopped() {
     let dir = tempfile::tempdir().unwrap();
     let head = "picture = '320x240'\nduration = '10m'";
     let file = scenario(dir.path(), head, "'at 1s: address a', 'at 3m: address b'");
@@ -103,13 +103,13 @@ fn a_time_line_can_be_stopped() {
     assert_eq!(outages.len(), 1, "the second event did not happen: {result}");
 }
 
-/// Two machines whose clocks differ: latency is free of that, and tokens are renewed when they have to be.
+/// The difference between the clocks of two machines does not affect latency, and tokens are renewed in time.
 #[test]
 fn the_clocks_of_two_machines_may_differ() {
     for (clock, offset) in [("+90s", -90e3), ("-3600s", 3600e3)] {
         let rig = Rig::new();
         let mut command = Command::new("faketime");
-        // The clock that timers go by is the machine's.
+        // Timers use the real clock of the machine.
         command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").args(["-f", clock]);
         command.arg(env!("CARGO_BIN_EXE_orion-peer"));
         let words = ["recv", "--json", "--signal", &rig.signal, "--out", "frames", "--count", "8"];
@@ -123,14 +123,14 @@ fn the_clocks_of_two_machines_may_differ() {
         let text = fs::read_to_string(rig.path("frames").join("frames.jsonl")).unwrap();
         let lines: Vec<Value> =
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        // Until the first answer to a ping nothing is known of the other clock.
+        // Until the first pong, the offset of the clocks is unknown.
         let known = lines.iter().filter(|line| !line["clockOffsetMs"].is_null());
         let known: Vec<&Value> = known.collect();
         assert!(known.len() >= 4, "{text}");
         for line in known {
             let number = |name: &str| line[name].as_f64().unwrap();
             assert!((number("clockOffsetMs") - offset).abs() < 1000.0, "{line}");
-            // An hour or a minute would show.
+            // An offset of an hour or a minute would exceed this.
             assert!((0.0..10_000.0).contains(&number("latencyMs")), "{line}");
         }
     }

@@ -1,4 +1,4 @@
-//! The embedded TURN server against coturn's client `turnutils_uclient`, and plain STUN.
+//! The embedded TURN server, tested with coturn's client `turnutils_uclient` and with plain STUN.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -26,7 +26,7 @@ fn config() -> TurnConfig {
     TurnConfig::loopback(0, Arc::new(credentials))
 }
 
-/// Echoes UDP on 127.0.0.1.
+/// Starts a UDP echo server on 127.0.0.1.
 async fn echo() -> (SocketAddr, JoinHandle<()>) {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
@@ -49,7 +49,7 @@ struct Uclient<'a> {
 }
 
 impl Uclient<'_> {
-    /// Its output, at most 30 s of it: after a refusal it keeps trying.
+    /// Runs the client for at most 30 s and returns its output: after a rejection it keeps trying.
     async fn run(&self) -> String {
         let mut command = Command::new("turnutils_uclient");
         command
@@ -74,7 +74,7 @@ fn fresh(secret: &str) -> (String, String) {
     mint(secret, SystemTime::now())
 }
 
-/// Credentials good for ten minutes from `at`.
+/// Credentials that are valid for ten minutes from `at`.
 fn mint(secret: &str, at: SystemTime) -> (String, String) {
     let secrets = TurnSecrets { current: secret.into(), previous: None };
     let at = at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
@@ -94,7 +94,7 @@ async fn relays(flags: &[&str], secret: &str) {
     let client = Uclient { server: address, peer, credentials: fresh(secret), flags };
     assert_all_came_back(&client.run().await);
     let stats = server.stats();
-    // The client makes one allocation to look at the server and one to use.
+    // The client makes one allocation to probe the server and one to use.
     assert_eq!(stats.allocations_total, 2);
     assert_eq!((stats.packets_to_peers, stats.packets_to_clients), (20, 20));
     assert_eq!(stats.bytes_to_peers, stats.bytes_to_clients);
@@ -122,7 +122,7 @@ async fn coturns_client_relays_over_tcp_by_indications() {
     relays(&["-t", "-s", "-l", "1173"], SECRET).await;
 }
 
-/// Runs the client where it must be refused.
+/// Runs the client in a case in which it must be rejected.
 async fn refused(config: TurnConfig, credentials: (String, String), peer: Ipv4Addr) -> String {
     let server = TurnServer::start(config).await.unwrap();
     let address = server.udp_address().unwrap();
@@ -161,7 +161,7 @@ async fn coturns_client_is_refused_over_the_quota() {
 }
 
 #[tokio::test]
-async fn coturns_client_may_not_reach_a_denied_peer() {
+async fn coturns_client_cannot_reach_a_denied_peer() {
     let config = TurnConfig { peers: PeerFilter::default(), ..config() };
     let output = refused(config, fresh(SECRET), Ipv4Addr::new(127, 0, 0, 2)).await;
     assert!(output.starts_with("[Forbidden] "), "{output}");
@@ -192,7 +192,7 @@ async fn binding_is_answered_on_udp_without_credentials() {
 }
 
 #[tokio::test]
-async fn binding_is_answered_on_tcp_however_it_is_cut() {
+async fn binding_is_answered_on_tcp_regardless_of_segmentation() {
     let server = TurnServer::start(config()).await.unwrap();
     let address = server.tcp_address().unwrap();
     assert_eq!(Some(address), server.udp_address(), "one port for both");
@@ -209,11 +209,11 @@ async fn binding_is_answered_on_tcp_however_it_is_cut() {
         assert_mapped(&buffer, stream.local_addr().unwrap());
     }
     stream.write_all(b"\x80 is no frame").await.unwrap();
-    assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0, "the server hangs up");
+    assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0, "the server closes the connection");
 }
 
 #[tokio::test]
-async fn a_tcp_client_that_goes_takes_its_allocation_along() {
+async fn the_allocation_of_a_tcp_client_ends_with_its_connection() {
     let server = TurnServer::start(config()).await.unwrap();
     let mut stream = TcpStream::connect(server.tcp_address().unwrap()).await.unwrap();
     let nonce = stream_nonce(&mut stream).await;
@@ -228,7 +228,7 @@ async fn a_tcp_client_that_goes_takes_its_allocation_along() {
 }
 
 #[tokio::test]
-async fn closing_frees_every_socket() {
+async fn closing_releases_every_socket() {
     let server = TurnServer::start(config()).await.unwrap();
     let address = server.udp_address().unwrap();
     let mut stream = TcpStream::connect(server.tcp_address().unwrap()).await.unwrap();
@@ -236,7 +236,7 @@ async fn closing_frees_every_socket() {
     stream.write_all(&allocate(&nonce)).await.unwrap();
     let answer = read_message(&mut stream).await;
     let relayed = Message::parse(&answer).unwrap().address(attr::XOR_RELAYED_ADDRESS).unwrap();
-    assert!(UdpSocket::bind(relayed).await.is_err(), "held while the allocation lives");
+    assert!(UdpSocket::bind(relayed).await.is_err(), "in use during the allocation");
     let reader = server.stats_reader();
     server.close().await;
     UdpSocket::bind(relayed).await.expect("the relay socket is closed");
@@ -246,7 +246,7 @@ async fn closing_frees_every_socket() {
 }
 
 #[tokio::test]
-async fn a_start_that_cannot_work_says_why() {
+async fn start_errors_name_the_cause() {
     let held = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let taken = TurnConfig { udp: held.local_addr().ok(), tcp: None, ..config() };
     let error = TurnServer::start(taken).await.err().unwrap();
@@ -259,7 +259,7 @@ async fn a_start_that_cannot_work_says_why() {
     assert!(matches!(TurnServer::start(foreign).await, Err(TurnError::Relay { .. })));
 }
 
-/// The nonce of a first, refused request.
+/// The nonce from the rejection of a first request.
 async fn stream_nonce(stream: &mut TcpStream) -> Vec<u8> {
     let request = Builder::new(Class::Request, method::ALLOCATE, [1; 12]).finish();
     stream.write_all(&request).await.unwrap();

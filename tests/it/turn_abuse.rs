@@ -1,5 +1,4 @@
-//! What strangers may not do to the embedded TURN server, and devices with a login neither: raw messages on
-//! real sockets.
+//! Abuse of the embedded TURN server, by strangers and by devices with a login: raw messages on real sockets.
 
 mod client;
 mod credentials;

@@ -1,5 +1,5 @@
-//! Our peers behind TURN over UDP, TCP and TLS: the embedded server and coturn, relay only; and what
-//! they tell when the server, its certificate or the login is wrong.
+//! Our peers with TURN over UDP, TCP and TLS, relay only, through the embedded server and coturn; and their
+//! errors when the server, its certificate or the login is wrong.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -110,7 +110,7 @@ async fn coturn(certificates: &Certificates) -> Coturn {
     Coturn { _process: process, _files: files, ports }
 }
 
-/// A login for these URLs, made with `secret`.
+/// An ICE server entry for these URLs, with credentials made with `secret`.
 fn login(secret: &str, urls: &[String]) -> IceServer {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let made = TurnSecrets { current: secret.into(), previous: None }.mint("phone", now + 600);
@@ -128,7 +128,7 @@ fn config(role: PeerRole, server: IceServer, trust: Trust) -> PeerConfig {
     }
 }
 
-/// Two peers that may only use this server.
+/// Two peers that may use only this server.
 async fn relayed_pair(urls: &[String], certificates: &Certificates) -> (End, End) {
     let config = |role| config(role, login(SECRET, urls), certificates.trust());
     pair_of(config(PeerRole::Sender), config(PeerRole::Receiver)).await
@@ -138,7 +138,7 @@ async fn type_of(end: &End) -> ConnectionType {
     end.peer.stats().await.pair.expect("a selected pair").connection
 }
 
-/// The next keyframe, whole or not.
+/// The next keyframe, complete or broken.
 async fn whole(receiver: &mut End) -> Result<ReceivedAccessUnit, BrokenAccessUnit> {
     receiver
         .event(|event| match event {
@@ -149,8 +149,8 @@ async fn whole(receiver: &mut End) -> Result<ReceivedAccessUnit, BrokenAccessUni
         .await
 }
 
-/// Connects through one server, sends keyframes, as many at once as `bursts` says, and looks at what is
-/// told of it.
+/// Connects through one server, sends bursts with these numbers of keyframes, and checks connection types,
+/// gathering results and statistics.
 async fn relays(
     ports: Ports,
     transport: RelayTransport,
@@ -167,7 +167,7 @@ async fn relays(
         }
         for _ in 0..at_once {
             let came = whole(&mut receiver).await.unwrap();
-            assert!(came.unit.data == sent.data, "other bytes came");
+            assert!(came.unit.data == sent.data, "the received bytes differ");
             packets -= came.unit.packets;
         }
         assert_eq!(packets, 0);
@@ -203,21 +203,21 @@ async fn relays(
 async fn relays_by_ours(transport: RelayTransport) {
     let certificates = Certificates::for_names(&["127.0.0.1"]);
     let (server, ports) = embedded(&certificates).await;
-    // The very first, then several at once: neither queue nor relay may drop one of their packets.
+    // One keyframe, then several together: neither queue nor relay may drop a packet.
     relays(ports, transport, &certificates, &[1, 5]).await;
-    let given_back = async {
+    let released = async {
         while server.stats().allocations_active > 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(HANG, given_back).await.expect("a closed peer keeps its allocation");
+    timeout(HANG, released).await.expect("a closed peer keeps its allocation");
     server.close().await;
 }
 
 async fn relays_by_coturn(transport: RelayTransport) {
     let certificates = Certificates::for_names(&["127.0.0.1"]);
     let server = coturn(&certificates).await;
-    // Its sockets have buffers of 64 KB, which overflow when it has to wait for a busy machine.
+    // Its sockets have buffers of 64 KB, which overflow when the machine is busy.
     relays(server.ports, transport, &certificates, &[1, 1, 1]).await;
 }
 
@@ -252,7 +252,7 @@ async fn coturn_relays_over_tls() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_all_transports_work_udp_is_used() {
+async fn if_all_transports_work_udp_is_used() {
     let certificates = Certificates::for_names(&["127.0.0.1"]);
     let (server, ports) = embedded(&certificates).await;
     let urls = [RelayTransport::Tls, RelayTransport::Tcp, RelayTransport::Udp]
@@ -266,7 +266,7 @@ async fn where_all_transports_work_udp_is_used() {
     server.close().await;
 }
 
-/// A peer that gathers on its own.
+/// A peer that only gathers candidates.
 struct Gathering {
     peer: Peer,
     events: mpsc::Receiver<PeerEvent>,
@@ -288,10 +288,10 @@ impl Gathering {
                 }
             }
         };
-        timeout(HANG, wait).await.expect("the event never came")
+        timeout(HANG, wait).await.expect("the event did not occur")
     }
 
-    /// The failure of the server, once there are no more candidates, too.
+    /// Waits for the failure of the server and for the end of candidates.
     async fn failure(mut self) -> (String, u16, GatherOutcome) {
         let (mut failure, mut ended) = (None, false);
         let (failed, number, text) = self
@@ -330,7 +330,7 @@ async fn a_wrong_secret_is_refused_over_each_transport() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_certificate_that_is_wrong_is_told() {
+async fn a_wrong_certificate_is_reported() {
     let certificates = Certificates::for_names(&["relay.example"]);
     let (server, ports) = embedded(&certificates).await;
     let url = ports.url(RelayTransport::Tls);
@@ -346,7 +346,7 @@ async fn a_certificate_that_is_wrong_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_closed_port_and_one_that_says_nothing_are_told_apart() {
+async fn a_closed_port_and_a_silent_one_are_distinguished() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -374,7 +374,7 @@ async fn a_closed_port_and_one_that_says_nothing_are_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_goes_takes_its_relayed_address_along() {
+async fn the_loss_of_a_server_is_reported() {
     let certificates = Certificates::for_names(&["127.0.0.1"]);
     let (server, ports) = embedded(&certificates).await;
     let url = ports.url(RelayTransport::Tls);
@@ -393,10 +393,10 @@ async fn a_server_that_goes_takes_its_relayed_address_along() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_udp_silent_gathering_ends_and_tcp_relays() {
+async fn when_udp_is_blocked_gathering_ends_and_tcp_relays() {
     let certificates = Certificates::for_names(&["127.0.0.1"]);
     let (server, ports) = embedded(&certificates).await;
-    // What a firewall that drops UDP looks like from inside.
+    // Behaves like a firewall that drops UDP.
     let hole = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let udp = format!("turn:{}", hole.local_addr().unwrap());
     let tcp = ports.url(RelayTransport::Tcp);
@@ -412,7 +412,7 @@ async fn with_udp_silent_gathering_ends_and_tcp_relays() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bench_relays_over_tls_by_its_flags() {
+async fn bench_relays_over_tcp_and_tls() {
     let certificates = Certificates::for_names(&["127.0.0.1"]);
     let (server, ports) = embedded(&certificates).await;
     let dir = tempfile::tempdir().unwrap();
@@ -441,7 +441,7 @@ async fn bench_relays_over_tls_by_its_flags() {
 }
 
 #[test]
-fn serve_listens_for_tls_and_token_answers_say_so() {
+fn serve_listens_for_tls_and_token_answers_list_it() {
     let certificates = Certificates::for_names(&["127.0.0.1", "relay.example"]);
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("cert.pem"), &certificates.server).unwrap();
@@ -460,14 +460,14 @@ fn serve_listens_for_tls_and_token_answers_say_so() {
     assert_eq!(fetched.code, Some(0), "{}", fetched.stderr);
     let url = format!("turns:relay.example:{}?transport=tcp", tls.port());
     assert!(fetched.stdout.join("").contains(&url), "{:?}", fetched.stdout);
-    // So that what is relayed for the pair ends with it.
+    // The user name contains the pair, so that its allocations end with it.
     assert!(fetched.stdout.join("").contains(":phone;pair=demo"), "{:?}", fetched.stdout);
     server.kill();
 }
 
-/// An allocation ends with its credentials; a call has newer ones before that.
+/// An allocation ends with its credentials; a call uses newer ones before that.
 #[test]
-fn a_relayed_call_takes_newer_credentials_in_time() {
+fn a_relayed_call_uses_newer_credentials_in_time() {
     let dir = tempfile::tempdir().unwrap();
     let short = ["--turn-ttl", "12s", "--token-ttl", "12s"];
     let (_server, address, _) = serve(dir.path(), "127.0.0.1:0", "127.0.0.1:0", &short);

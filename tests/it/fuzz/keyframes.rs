@@ -1,5 +1,5 @@
-//! Keyframes as packets: any order, duplicates and losses give the same bytes or nothing; changed bytes
-//! never pass for verified ones.
+//! Keyframes as packets: with any order, duplicates and losses, the result is the same bytes or nothing;
+//! changed bytes are never verified.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ fn encoded() -> AccessUnit {
     KeyframeEncoder::new(config).unwrap().encode(&frame).unwrap().access_unit
 }
 
-/// NAL units of these sizes: parameter sets first, then slices, none with a start code inside.
+/// NAL units of these sizes: parameter sets first, then slices, without start codes inside.
 fn unit(sizes: &[usize], seed: u8) -> Bytes {
     let mut data = BytesMut::new();
     for (index, size) in sizes.iter().enumerate() {
@@ -63,13 +63,13 @@ fn whole(made: Vec<Assembled>) -> impl Iterator<Item = Bytes> {
     })
 }
 
-/// A line of input is a packet: its distance to the one before, its timestamp, flags, its length, its
-/// payload.
+/// Parses input as packets, each consisting of its distance to the previous packet, timestamp, flags,
+/// length and payload.
 fn read_packets(input: &[u8], now: Instant) -> Vec<RtpPacket> {
     let (mut rest, mut sequence, mut packets) = (input, 100u16, Vec::new());
     while let [step, timestamp, flags, length, tail @ ..] = rest {
         sequence = sequence.wrapping_add_signed(i16::from(*step as i8));
-        // Some packets are long: the length counts fours.
+        // For long packets, the length counts units of four bytes.
         let length = (usize::from(*length) * if flags & 2 == 0 { 1 } else { 4 }).min(tail.len());
         packets.push(RtpPacket {
             sequence,
@@ -85,7 +85,7 @@ fn read_packets(input: &[u8], now: Instant) -> Vec<RtpPacket> {
 }
 
 #[test]
-fn packets_of_anybody() {
+fn packets_from_any_sender() {
     let clean = unit(&[18, 8, 5_000], 7);
     fuzz("rtp", &[], |input| {
         let now = Instant::now();
@@ -104,18 +104,18 @@ fn packets_of_anybody() {
         let later = now + Duration::from_mins(1);
         assembler.expire(later);
         assert_eq!(assembler.next_expiry(), None);
-        // Farther on in both counters: the next keyframe of the same stream.
+        // The next keyframe of the same stream, with higher sequence numbers and timestamp.
         let next: Vec<_> = packets(&clean, 20_000, 2_000_000, later)
             .into_iter()
             .flat_map(|packet| whole(assembler.push(packet)).collect::<Vec<_>>())
             .collect();
-        assert!(next == [clean.clone()], "the clean keyframe did not come whole");
+        assert!(next == [clean.clone()], "the clean keyframe is not complete");
     });
 }
 
 proptest! {
     #[test]
-    fn what_comes_whole_is_what_was_sent(
+    fn complete_keyframes_are_those_that_were_sent(
         seed in any::<u64>(),
         loss in 0.0..0.3f64,
         slices in proptest::collection::vec(1usize..4_000, 1..6),
@@ -146,16 +146,16 @@ proptest! {
             }
         }
         // Not `prop_assert_eq`: it would print every byte.
-        prop_assert!(got == expected, "{} whole of {} sent whole", got.len(), expected.len());
+        prop_assert!(got == expected, "{} complete, expected {}", got.len(), expected.len());
     }
 }
 
-/// One packet of a keyframe is changed on its way. Whatever is put together from them, only the sent
-/// bytes are stored as verified.
+/// One packet of a keyframe is changed in transit. Only a keyframe with the sent bytes is stored as
+/// verified.
 #[tokio::test]
 async fn a_changed_keyframe_is_never_verified() {
     let sent = encoded();
-    let told = sha256(&sent.data);
+    let announced = sha256(&sent.data);
     let mut random = StdRng::seed_from_u64(5);
     let dir = tempfile::tempdir().unwrap();
     let mut store = Store::start(dir.path(), &[PictureFormat::H264]).await.unwrap();
@@ -179,7 +179,7 @@ async fn a_changed_keyframe_is_never_verified() {
             }
             let record = FrameRecord::default();
             let same = data == sent.data;
-            let (announced_sha256, completed) = (Some(told.clone()), now);
+            let (announced_sha256, completed) = (Some(announced.clone()), now);
             let received =
                 Received { data, record, announced_sha256, completed, after_loss: false };
             store.put(received).await;

@@ -1,4 +1,4 @@
-//! Changes inputs of a corpus at random: a fuzzer's usual steps, without its view of the code.
+//! Changes inputs of a corpus at random, like a fuzzer, but without coverage feedback.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -8,27 +8,27 @@ use std::{
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-/// Inputs tried for each target when no time is given.
+/// Number of inputs for each target when no time is given.
 const INPUTS: u32 = 3_000;
 
-/// Longest input made.
-const LONGEST: usize = 8 * 1024;
+/// Maximum length of a generated input.
+const MAX_LENGTH: usize = 8 * 1024;
 
 /// Bytes at which parsers have their limits.
 const BYTES: [u8; 12] = [0, 1, 3, 0x18, 0x1c, 0x24, 0x7f, 0x80, 0xc0, 0xfe, 0xff, b'"'];
 
-/// Numbers at which parsers have theirs, 16 bits.
+/// 16-bit numbers at which parsers have their limits.
 const NUMBERS: [u16; 8] = [0, 1, 3, 4, 0x7fff, 0x8000, 0xfffe, 0xffff];
 
-/// Tries the corpus of `target`, and then what becomes of it by chance: [`INPUTS`] of the same seed, or
-/// for `ORION_FUZZ_SECONDS` from another seed each time. `words` are put in now and then.
+/// Tries the corpus of `target` and then random changes of it: [`INPUTS`] inputs with a fixed seed, or for
+/// `ORION_FUZZ_SECONDS` with a random seed. `words` are inserted occasionally.
 ///
-/// An input that panics is kept, and named: put into the corpus it is tried for ever.
+/// An input that causes a panic is saved; copied into the corpus, it is tested in every run.
 pub fn fuzz(target: &str, words: &[&str], check: impl Fn(&[u8])) {
     fuzz_some(target, INPUTS, words, check);
 }
 
-/// The same with fewer inputs when no time is given.
+/// Like [`fuzz`], with another number of inputs when no time is given.
 pub fn fuzz_some(target: &str, inputs: u32, words: &[&str], check: impl Fn(&[u8])) {
     let corpus = corpus(target);
     assert!(!corpus.is_empty(), "no corpus of {target}");
@@ -45,12 +45,12 @@ pub fn fuzz_some(target: &str, inputs: u32, words: &[&str], check: impl Fn(&[u8]
         let mut input = pick(&corpus, &mut random).to_vec();
         for _ in 0..random.random_range(1..=6) {
             mutate(&mut input, &corpus, words, &mut random);
-            input.truncate(LONGEST);
+            input.truncate(MAX_LENGTH);
         }
         attempt(target, &input, &check, &format!("seed {seed}, input {tried}"));
         tried += 1;
     }
-    println!("{target}: {} inputs of the corpus, {tried} made of them, seed {seed}", corpus.len());
+    println!("{target}: {} inputs of the corpus, {tried} generated, seed {seed}", corpus.len());
 }
 
 fn attempt(target: &str, input: &[u8], check: &impl Fn(&[u8]), origin: &str) {
@@ -58,9 +58,9 @@ fn attempt(target: &str, input: &[u8], check: &impl Fn(&[u8]), origin: &str) {
         return;
     }
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fuzz-{target}"));
-    std::fs::write(&kept, input).expect("the input can be kept");
+    std::fs::write(&kept, input).expect("the input can be saved");
     panic!(
-        "{target} fails on {} bytes ({origin}), kept in {}: cp it to {}",
+        "{target} fails on {} bytes ({origin}), saved as {}: copy it to {}",
         input.len(),
         kept.display(),
         directory(target).display()
@@ -72,7 +72,7 @@ fn directory(target: &str) -> PathBuf {
 }
 
 fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
-    let files = std::fs::read_dir(directory(target)).expect("the corpus is there");
+    let files = std::fs::read_dir(directory(target)).expect("the corpus exists");
     let mut paths: Vec<_> = files.map(|file| file.expect("a file").path()).collect();
     paths.sort();
     paths.into_iter().map(|path| (path.clone(), std::fs::read(path).expect("readable"))).collect()
@@ -82,7 +82,7 @@ fn pick<'c>(corpus: &'c [(PathBuf, Vec<u8>)], random: &mut StdRng) -> &'c [u8] {
     &corpus[random.random_range(0..corpus.len())].1
 }
 
-/// One change.
+/// Makes one random change.
 fn mutate(input: &mut Vec<u8>, corpus: &[(PathBuf, Vec<u8>)], words: &[&str], random: &mut StdRng) {
     let at = random.random_range(0..=input.len());
     let end = random.random_range(at..=input.len().min(at + 64));

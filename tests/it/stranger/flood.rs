@@ -10,7 +10,7 @@ use std::{
 use super::process::udp_ports;
 use crate::run::HANG;
 
-/// Interval of port lookups: connections come and go.
+/// Interval of port lookups, because connections are opened and closed.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Packets sent in one burst when the sender is late.
@@ -24,7 +24,7 @@ pub struct Plan {
     pub spared: Option<SocketAddr>,
     /// Number of packets.
     pub count: u64,
-    /// Duration, from the first port on.
+    /// Duration, counted from when the first port is open.
     pub over: Duration,
 }
 
@@ -41,7 +41,7 @@ pub struct Sent {
 /// A running flood.
 pub struct Flood(JoinHandle<Sent>);
 
-/// Now, Unix seconds.
+/// The current time, Unix seconds.
 pub fn now() -> f64 {
     SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64()
 }
@@ -68,7 +68,7 @@ impl Plan {
 
 fn flood(plan: &Plan, mut packet: impl FnMut() -> Vec<u8>) -> Sent {
     let v4 = UdpSocket::bind("0.0.0.0:0").unwrap();
-    // Without IPv6 it has no such port either.
+    // Without IPv6 the processes have no IPv6 ports either.
     let v6 = UdpSocket::bind("[::]:0").ok();
     let waiting = Instant::now();
     let mut ports = plan.ports();
@@ -79,15 +79,15 @@ fn flood(plan: &Plan, mut packet: impl FnMut() -> Vec<u8>) -> Sent {
     }
     let (started, started_at) = (Instant::now(), now());
     let (mut looked, mut all) = (started, ports.clone());
-    let mut turn = ports.clone().into_iter();
+    let mut round = ports.clone().into_iter();
     let (mut tried, mut count) = (0, 0);
     while tried < plan.count {
         let share = started.elapsed().as_secs_f64() / plan.over.as_secs_f64();
         let due = ((plan.count as f64 * share) as u64).clamp(tried, plan.count);
         for _ in 0..(due - tried).min(BURST) {
-            let Some(to) = turn.next().or_else(|| {
-                turn = ports.clone().into_iter();
-                turn.next()
+            let Some(to) = round.next().or_else(|| {
+                round = ports.clone().into_iter();
+                round.next()
             }) else {
                 break;
             };

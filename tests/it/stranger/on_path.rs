@@ -73,13 +73,13 @@ impl Attacker {
         Self { seen, injector: lab.injector(location).unwrap() }
     }
 
-    /// Injects for this long from the peer's first datagram on; returns the number of datagrams.
+    /// Injects for this long after the peer's first datagram; returns the number of datagrams.
     fn attack(mut self, lasts: Duration, seed: u64) -> JoinHandle<u64> {
         thread::spawn(move || {
             let mut packets = Packets::new(seed);
             let waiting = Instant::now();
             while self.seen.lock().unwrap().flows.is_empty() {
-                assert!(waiting.elapsed() < HANG, "no datagram of the peer came");
+                assert!(waiting.elapsed() < HANG, "no datagram of the peer was captured");
                 thread::sleep(PAUSE);
             }
             let (started, mut count) = (Instant::now(), 0);

@@ -1,4 +1,4 @@
-//! Packets of every kind that a stranger without any secrets may send to a port of a peer: seeded.
+//! A seeded generator of packets of every kind that a stranger without any secrets may send to a port of a peer.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -15,7 +15,7 @@ const ICE_CONTROLLING: u16 = 0x802A;
 /// Handshake types of DTLS 1.2 (RFC 6347 §4.3.2).
 const HANDSHAKE_TYPES: [u8; 11] = [0, 1, 2, 3, 4, 11, 12, 14, 15, 16, 20];
 
-/// Largest payload of a datagram over Ethernet and IPv4.
+/// Maximum payload of a datagram over Ethernet and IPv4.
 const LARGEST: usize = 1472;
 
 /// A plaintext alert, fatal `handshake_failure`, with this record sequence number.
@@ -23,7 +23,7 @@ pub fn alert(number: u8) -> Vec<u8> {
     vec![21, 254, 253, 0, 0, 0, 0, 0, 0, 0, number, 0, 2, 2, 40]
 }
 
-/// Makes packets, the same for the same seed.
+/// Generates packets, the same for the same seed.
 pub struct Packets(StdRng);
 
 impl Packets {
@@ -200,9 +200,8 @@ impl Packets {
         [&[content, 254, 253, 0, epoch][..], &number[2..], &length, body].concat()
     }
 
-    /// An invalid handshake: hellos whose lengths are wrong, fragments that overlap or
-    /// are longer than their message, huge lengths, application data in plaintext. A valid hello
-    /// is in between.
+    /// An invalid handshake message: a hello with wrong lengths, a fragment that overlaps or is longer than
+    /// its message, a huge length, or plaintext application data; sometimes a valid hello.
     pub fn handshake(&mut self) -> Vec<u8> {
         let kind = self.pick(&HANDSHAKE_TYPES);
         let number = self.below(6) as u16;

@@ -9,7 +9,7 @@ use std::{
 /// Ticks per second in `/proc/PID/stat` (`USER_HZ`, proc(5)).
 const TICKS: f64 = 100.0;
 
-/// The addresses of this machine at which a process has a UDP port; without multicast addresses.
+/// The local addresses of a process's UDP sockets, without multicast addresses.
 pub fn udp_ports(pid: u32) -> BTreeSet<SocketAddr> {
     let mut ports = BTreeSet::new();
     let sockets = sockets(pid);
@@ -36,7 +36,7 @@ fn sockets(pid: u32) -> HashSet<String> {
     names.filter_map(|name| inode(name.to_str()?)).collect()
 }
 
-/// Parses `0100007F:1F90`: each group of 32 bits of the address are in the order of this machine.
+/// Parses `0100007F:1F90`: each group of 32 bits of the address is in the byte order of this machine.
 fn address(text: &str) -> Option<SocketAddr> {
     let (ip, port) = text.split_once(':')?;
     let word = |at: usize| u32::from_str_radix(ip.get(at..at + 8)?, 16).ok().map(u32::to_ne_bytes);

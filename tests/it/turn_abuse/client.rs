@@ -1,4 +1,4 @@
-//! A TURN client that says exactly what a test wants.
+//! A TURN client that sends exactly the messages of a test.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -32,7 +32,7 @@ pub struct Client {
     transaction: u8,
 }
 
-/// `server`, from an address of this machine; none when the server hangs up at once.
+/// Connects to `server` from an address of this machine.
 pub async fn connect(server: SocketAddr, from: IpAddr) -> TcpStream {
     let socket = if from.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.unwrap();
     socket.bind(SocketAddr::new(from, 0)).unwrap();
@@ -58,7 +58,7 @@ impl Client {
         client
     }
 
-    /// Over UDP, from 127.0.0.1 or `::1`.
+    /// A client over UDP, from 127.0.0.1 or `::1`.
     pub async fn udp(server: SocketAddr) -> Self {
         let from = if server.is_ipv4() { LOCAL } else { server.ip() };
         Self::udp_from(server, from).await
@@ -75,7 +75,7 @@ impl Client {
         Self::on(Wire::Tcp(connect(server, from).await))
     }
 
-    /// Fresh credentials; the nonce stays.
+    /// Switches to fresh credentials; the nonce stays.
     pub fn login(&mut self, id: &str, expires_at: u64) {
         let made = secrets().mint(id, expires_at);
         (self.username, self.password) = (made.username, made.password);
@@ -88,9 +88,9 @@ impl Client {
         }
     }
 
-    /// The next message of the server, with what pads it.
+    /// The next message from the server, including its padding.
     pub async fn next(&mut self) -> Vec<u8> {
-        timeout(HANG, self.read()).await.expect("the server says nothing")
+        timeout(HANG, self.read()).await.expect("the server sends nothing")
     }
 
     async fn read(&mut self) -> Vec<u8> {
@@ -113,7 +113,7 @@ impl Client {
         }
     }
 
-    /// Asserts that the server has nothing more to say: the answer to a Binding request comes first.
+    /// Asserts that the server sends nothing else: the next message is the answer to a Binding request.
     pub async fn hears_nothing(&mut self) {
         self.send(&binding()).await;
         let next = self.next().await;
@@ -121,7 +121,7 @@ impl Client {
         assert_eq!((next.class, next.method), (Class::Success, method::BINDING));
     }
 
-    /// A request of the next transaction, signed.
+    /// A signed request of the next transaction.
     pub fn signed(&mut self, method: u16, attributes: &[(u16, &[u8])]) -> Builder {
         self.unsigned(method, attributes)
             .attribute(attr::USERNAME, self.username.as_bytes())
@@ -140,7 +140,7 @@ impl Client {
         long_term_key(&self.username, "orion", &self.password)
     }
 
-    /// Takes a nonce from the server.
+    /// Gets a nonce from the server.
     pub async fn challenge(&mut self) {
         let request = self.unsigned(method::ALLOCATE, &[UDP]).finish();
         self.send(&request).await;
@@ -150,20 +150,20 @@ impl Client {
         self.nonce = answer.get(attr::NONCE).unwrap().to_vec();
     }
 
-    /// The answer to a signed request.
+    /// Sends a signed request and returns the answer.
     pub async fn ask(&mut self, method: u16, attributes: &[(u16, &[u8])]) -> Vec<u8> {
         let request = self.signed(method, attributes).finish();
         self.send(&request).await;
         self.next().await
     }
 
-    /// The code of the answer, 0 for success.
+    /// Sends a signed request and returns the error code of the answer, 0 for success.
     pub async fn code(&mut self, method: u16, attributes: &[(u16, &[u8])]) -> u16 {
         let answer = self.ask(method, attributes).await;
         Message::parse(&answer).expect("a STUN message").error_code().unwrap_or(0)
     }
 
-    /// The relayed address of a new allocation.
+    /// Makes an allocation and returns its relayed address.
     pub async fn allocate(&mut self) -> SocketAddr {
         self.challenge().await;
         let family: &[u8] = match &self.wire {
@@ -196,7 +196,7 @@ impl Client {
         self.code(method::CHANNEL_BIND, &attributes).await
     }
 
-    /// LIFETIME of the answer to a Refresh, or its code.
+    /// Sends a Refresh; returns the LIFETIME of the answer, or its error code.
     pub async fn refresh(&mut self, seconds: u32) -> Result<u32, u16> {
         let answer = self.ask(method::REFRESH, &[(attr::LIFETIME, &seconds.to_be_bytes())]).await;
         let answer = Message::parse(&answer).unwrap();

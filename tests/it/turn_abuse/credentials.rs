@@ -1,4 +1,4 @@
-//! An allocation lives as long as what it was made with: the user name's expiry, and the pair of devices.
+//! An allocation ends when its credentials expire or when the pair of devices is revoked.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -36,7 +36,7 @@ async fn lifetime_of(client: &mut Client, asked: u32) -> Result<u32, u16> {
 }
 
 #[tokio::test]
-async fn names_are_read_as_they_are_meant_and_no_number_breaks_the_server() {
+async fn the_expiry_in_user_names_is_parsed_strictly() {
     let server = server(TurnLimits::default()).await;
     let address = server.udp_address().unwrap();
     for (username, expected) in [
@@ -64,7 +64,7 @@ async fn names_are_read_as_they_are_meant_and_no_number_breaks_the_server() {
     }
 }
 
-/// HMAC of any name, as whoever has the secret can make it.
+/// The HMAC of any name, as computed by a holder of the secret.
 fn password(username: &str) -> String {
     use base64::{Engine, engine::general_purpose::STANDARD};
     use hmac::{Hmac, KeyInit, Mac};
@@ -73,9 +73,9 @@ fn password(username: &str) -> String {
     STANDARD.encode(mac.finalize().into_bytes())
 }
 
-/// A call outlives the credentials it began with by renewing them, and only so.
+/// A call can outlive its first credentials only by renewing them.
 #[tokio::test]
-async fn an_allocation_lives_as_long_as_its_credentials_are_renewed() {
+async fn an_allocation_lasts_as_long_as_its_credentials_are_renewed() {
     let server = server(TurnLimits::default()).await;
     let address = server.udp_address().unwrap();
     let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
@@ -94,10 +94,10 @@ async fn an_allocation_lives_as_long_as_its_credentials_are_renewed() {
     let came = timeout(HANG, peer.recv_from(&mut buffer)).await.unwrap().unwrap();
     assert_eq!(came, (5, relayed));
     client.login("mac", unix_now() + 7200);
-    assert_eq!(client.refresh(3600).await, Err(441), "another device's");
+    assert_eq!(client.refresh(3600).await, Err(441), "credentials of another device");
     client.login("phone", unix_now() + 7200);
     assert_eq!(client.refresh(3600).await, Ok(3600));
-    assert_eq!(client.permit(to).await, 0, "all requests go on with the new name");
+    assert_eq!(client.permit(to).await, 0, "all requests work with the new name");
     client.indicate(to, b"on").await;
     let came = timeout(HANG, peer.recv_from(&mut buffer)).await.unwrap().unwrap();
     assert_eq!(came, (2, relayed), "from the same address");
@@ -105,7 +105,7 @@ async fn an_allocation_lives_as_long_as_its_credentials_are_renewed() {
     assert_eq!(server.stats().allocations_active, 0);
 }
 
-/// Whoever holds expired credentials can still give the allocation back.
+/// With expired credentials, a client can still release its allocation.
 #[tokio::test]
 async fn an_expired_allocation_can_be_ended() {
     let server = server(TurnLimits::default()).await;
@@ -120,7 +120,7 @@ async fn an_expired_allocation_can_be_ended() {
     assert_eq!(server.stats().allocations_active, 0);
 }
 
-/// A server with its relay, as `serve` puts them together.
+/// A server with its relay, as in `serve`.
 async fn with_relay(turn: &TurnServer) -> orion_peer::server::RunningServer {
     let mut config = ServerConfig::dev().await.unwrap();
     let port = turn.udp_address().unwrap().port();
@@ -142,7 +142,7 @@ async fn login_of(server: SocketAddr, device: &str) -> (String, String) {
 }
 
 #[tokio::test]
-async fn a_revoked_pair_takes_its_allocations_along() {
+async fn the_allocations_of_a_revoked_pair_end() {
     let turn = server(TurnLimits::default()).await;
     let server = with_relay(&turn).await;
     let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
@@ -163,7 +163,7 @@ async fn a_revoked_pair_takes_its_allocations_along() {
         clients.push(permitted(client, HERE).await);
     }
     server.store().add(&other_pair()).await.unwrap();
-    // Without a pair in its name it is of no pair, and one of another pair is not of this one.
+    // Allocations without a pair in their user name, and those of another pair, are not affected.
     for id in ["tablet", "tablet;pair=other"] {
         let mut other = Client::udp(turn.udp_address().unwrap()).await;
         other.login(id, unix_now() + 600);
@@ -178,12 +178,12 @@ async fn a_revoked_pair_takes_its_allocations_along() {
             sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(HANG, ended).await.expect("the allocations go on");
+    timeout(HANG, ended).await.expect("the allocations did not end");
     for (mut client, relayed) in clients {
         peer.send_to(b"into the void", relayed).await.unwrap();
         client.indicate(to, b"nowhere").await;
         client.hears_nothing().await;
-        assert_eq!(client.refresh(600).await, Err(401), "its credentials are not taken any more");
+        assert_eq!(client.refresh(600).await, Err(401), "its credentials are no longer valid");
         assert_eq!(client.code(method::ALLOCATE, &[UDP]).await, 401);
     }
     assert_eq!(turn.stats().packets_to_peers, 0);

@@ -1,4 +1,4 @@
-//! Errors as a reflector, bandwidth, and a relay as a port scanner.
+//! Abuse of error responses for reflection, of bandwidth, and of a relay as a port scanner.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -22,10 +22,10 @@ use crate::run::follow;
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const THERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
-/// Five at once, and for the length of a test no more.
+/// A burst of five, and no more during a test.
 const FIVE: Rate = Rate::new(5, Duration::from_hours(1));
 
-/// How many error answers come before the one to a Binding request.
+/// The number of error responses before the response to a Binding request.
 async fn errors(client: &mut Client) -> usize {
     client.send(&binding()).await;
     let mut errors = 0;
@@ -40,12 +40,12 @@ async fn errors(client: &mut Client) -> usize {
 }
 
 #[tokio::test]
-async fn an_address_without_a_login_gets_so_many_errors() {
+async fn error_responses_to_an_address_without_a_login_are_limited() {
     let limits = TurnLimits { unauthenticated_errors: Some(FIVE), ..TurnLimits::default() };
     let server = server(limits).await;
     let address = server.udp_address().unwrap();
     let mut stranger = Client::udp_from(address, HERE).await;
-    // Each a way to be answered with an error: 401, 400 for a method and for a name, 420, 438.
+    // Each request causes an error: 401, 400 for a method and for a name, 420, 438.
     let kinds = [
         stranger.unsigned(method::ALLOCATE, &[]).finish(),
         stranger.unsigned(0x0AB, &[]).finish(),
@@ -64,13 +64,13 @@ async fn an_address_without_a_login_gets_so_many_errors() {
     other.send(&kinds[0]).await;
     assert_eq!(errors(&mut other).await, 1, "another address");
     assert_eq!(server.stats().errors_withheld, 46);
-    // TCP shows that the address is the sender's own.
+    // TCP proves that the address is the sender's own.
     let mut by_tcp = Client::tcp(server.tcp_address().unwrap()).await;
     by_tcp.allocate().await;
 }
 
 #[tokio::test]
-async fn whoever_has_an_allocation_gets_its_errors_whatever_is_sent_in_its_name() {
+async fn a_client_with_an_allocation_gets_its_errors_despite_a_flood_from_its_address() {
     let limits = TurnLimits { unauthenticated_errors: Some(FIVE), ..TurnLimits::default() };
     let server = server(limits).await;
     let address = server.udp_address().unwrap();
@@ -86,7 +86,7 @@ async fn whoever_has_an_allocation_gets_its_errors_whatever_is_sent_in_its_name(
     assert_eq!(client.refresh(600).await, Err(438));
 }
 
-/// 20 bytes of request came back as 104.
+/// Regression test: a request of 20 bytes was answered with 104.
 #[tokio::test]
 async fn answers_to_strangers_are_short() {
     let server = server(TurnLimits::default()).await;
@@ -100,7 +100,7 @@ async fn answers_to_strangers_are_short() {
         assert!(answer.len() <= longest, "{method:#x}: {} bytes", answer.len());
         assert!(Message::parse(&answer).is_some());
     }
-    // What a client really sends: at most twice as much comes back.
+    // The answer to a real client's request has at most twice its length.
     let request = stranger.unsigned(method::ALLOCATE, &[UDP]).finish();
     stranger.send(&request).await;
     let answer = stranger.next().await;
@@ -109,7 +109,7 @@ async fn answers_to_strangers_are_short() {
     assert!(answer.get(attr::REALM).is_some() && answer.get(attr::NONCE).is_some());
 }
 
-/// 16,000 empty packets a second passed a limit of 100 kbit/s.
+/// Regression test: 16,000 empty packets per second passed a limit of 100 kbit/s.
 #[tokio::test]
 async fn headers_count_against_the_bandwidth() {
     const RATE: u64 = 12_500;
@@ -122,7 +122,7 @@ async fn headers_count_against_the_bandwidth() {
     let (mut client, relayed) =
         permitted(Client::udp(server.udp_address().unwrap()).await, HERE).await;
     assert_eq!(client.bind(0x4000, to).await, 0);
-    let begun = Instant::now();
+    let started = Instant::now();
     for _ in 0..160 {
         for _ in 0..100 {
             client.channel_data(0x4000, b"").await;
@@ -134,14 +134,14 @@ async fn headers_count_against_the_bandwidth() {
     }
     let most = |elapsed: Duration| (RATE as f64 * (1.0 + elapsed.as_secs_f64())) as u64 / EMPTY + 1;
     let stats = server.stats();
-    let most = most(begun.elapsed());
+    let most = most(started.elapsed());
     assert!((100..=most).contains(&stats.packets_to_peers), "{} of {most}", stats.packets_to_peers);
     assert!(stats.packets_to_clients <= most, "{} of {most}", stats.packets_to_clients);
     assert!(stats.dropped[&DropReason::Bandwidth] > 1000, "{:?}", stats.dropped);
 }
 
 #[tokio::test]
-async fn a_relay_is_no_port_scanner() {
+async fn a_relay_cannot_be_used_as_a_port_scanner() {
     let three = Rate::new(3, Duration::from_hours(1));
     let server = server(TurnLimits { new_peers: Some(three), ..TurnLimits::default() }).await;
     let address = server.udp_address().unwrap();
@@ -159,7 +159,7 @@ async fn a_relay_is_no_port_scanner() {
     client.hears_nothing().await;
     let stats = server.stats();
     assert_eq!((stats.packets_to_peers, stats.dropped[&DropReason::NewPeers]), (6, 4));
-    // Another allocation of the same user, or a new one, or a channel is no way around it.
+    // Another allocation of the same user, a new one, or a channel does not circumvent the limit.
     let (mut second, _) = permitted(Client::udp(address).await, HERE).await;
     assert_eq!(second.bind(0x4000, at[0]).await, 0);
     second.channel_data(0x4000, b"?").await;
@@ -174,12 +174,12 @@ async fn a_relay_is_no_port_scanner() {
     let (mut other, _) = permitted(other, HERE).await;
     other.indicate(at[0], b"?").await;
     other.hears_nothing().await;
-    assert_eq!(server.stats().packets_to_peers, 7, "another user has its own");
+    assert_eq!(server.stats().packets_to_peers, 7, "another user has its own limit");
 }
 
-/// `serve` takes as many open files as TURN needs, too.
+/// `serve` counts the open files of TURN, too.
 #[test]
-fn the_estimate_of_open_files_has_turn_in_it() {
+fn the_estimate_of_open_files_includes_turn() {
     // 10 sockets, 10 connections, 1024 TURN connections, 700 allocations, 256 others.
     for (turn, needed) in [
         ("--turn-listen 127.0.0.1:0 --turn-max-allocations 700", "needed=2000"),

@@ -1,5 +1,5 @@
-//! What goes through a relay, and where: every data path asks for a permission, nothing of another client
-//! comes along, and no length is cut.
+//! Data paths of a relay: each requires a permission, no data of other clients leaks, and no length field
+//! overflows.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -34,8 +34,8 @@ async fn received(peer: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     (buffer, from)
 }
 
-/// The addresses inside of which private IPv4 ones hide, ASVS 17.1.1: refused as they are, and when all of
-/// IPv6 is allowed.
+/// IPv6 addresses that embed private IPv4 addresses are rejected by default, and also when all of IPv6 is
+/// allowed (ASVS 17.1.1).
 #[tokio::test]
 async fn special_addresses_and_their_embeddings_are_refused() {
     let here: SocketAddr = "[::1]:0".parse().unwrap();
@@ -77,7 +77,7 @@ async fn special_addresses_and_their_embeddings_are_refused() {
     }
 }
 
-/// The same for IPv4, ASVS 17.1.1.
+/// The same for IPv4 (ASVS 17.1.1).
 #[tokio::test]
 async fn special_addresses_of_ipv4_are_refused() {
     let config = TurnConfig { peers: PeerFilter::default(), ..config(TurnLimits::default()) };
@@ -123,7 +123,7 @@ async fn without_permission(mut client: Client, server: &TurnServer) {
     client.indicate(elsewhere, b"by Send to an address without a permission").await;
     other.send_to(b"from there", relayed).await.unwrap();
     let (data, from) = received(&peer).await;
-    assert_eq!((&data[..], from), (&b"now"[..], relayed), "the first that comes");
+    assert_eq!((&data[..], from), (&b"now"[..], relayed), "the first datagram that arrives");
     client.hears_nothing().await;
     let stats = server.stats();
     assert_eq!((stats.packets_to_peers, stats.packets_to_clients), (1, 0));
@@ -131,20 +131,20 @@ async fn without_permission(mut client: Client, server: &TurnServer) {
 }
 
 #[tokio::test]
-async fn every_path_asks_for_a_permission_over_udp() {
+async fn every_path_requires_a_permission_over_udp() {
     let server = server(TurnLimits::default()).await;
     without_permission(Client::udp(server.udp_address().unwrap()).await, &server).await;
 }
 
 #[tokio::test]
-async fn every_path_asks_for_a_permission_over_tcp() {
+async fn every_path_requires_a_permission_over_tcp() {
     let server = server(TurnLimits::default()).await;
     without_permission(Client::tcp(server.tcp_address().unwrap()).await, &server).await;
 }
 
-/// Short data after long data: neither what was in the buffers before nor what pads a message gets out.
+/// Short data after long data: previous buffer contents do not leak, not even as padding.
 #[tokio::test]
-async fn padding_holds_nothing_of_others() {
+async fn padding_contains_no_data_of_others() {
     let server = server(TurnLimits::default()).await;
     let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let to = peer.local_addr().unwrap();
@@ -180,16 +180,16 @@ async fn padding_holds_nothing_of_others() {
     }
 }
 
-/// A Data indication of 65,507 bytes over IPv6 wrote 0 into its length: the client took what follows, a
-/// peer's bytes, for messages of the server.
+/// Regression test: a Data indication of 65,507 bytes over IPv6 had the length 0, so the client parsed the
+/// bytes of a peer as messages from the server.
 #[tokio::test]
-async fn a_datagram_that_no_message_can_hold_is_dropped_and_counted() {
+async fn a_datagram_too_large_for_a_message_is_dropped_and_counted() {
     let server = ipv6_server().await;
     let peer = UdpSocket::bind("[::1]:0").await.unwrap();
     let to = peer.local_addr().unwrap();
     let client = Client::tcp(server.tcp_address().unwrap()).await;
     let (mut client, relayed) = permitted(client, to.ip()).await;
-    // 65,504 is the most that fits beside an IPv6 address: 24 + 4 + 65,504 = 65,532.
+    // 65,504 bytes is the maximum next to an IPv6 address: 24 + 4 + 65,504 = 65,532.
     for (length, fits) in [(65_504, true), (65_505, false), (65_507, false), (65_527, false)] {
         peer.send_to(&vec![0x01; length], relayed).await.unwrap();
         peer.send_to(b"after", relayed).await.unwrap();
@@ -205,7 +205,7 @@ async fn a_datagram_that_no_message_can_hold_is_dropped_and_counted() {
         }
     }
     assert_eq!(server.stats().dropped[&DropReason::TooLarge], 3);
-    // ChannelData has room for all of it.
+    // ChannelData has room for the largest datagram.
     assert_eq!(client.bind(0x4000, to).await, 0);
     peer.send_to(&vec![0x01; 65_527], relayed).await.unwrap();
     let raw = client.next().await;
@@ -214,12 +214,12 @@ async fn a_datagram_that_no_message_can_hold_is_dropped_and_counted() {
 }
 
 #[tokio::test]
-async fn a_datagram_that_another_one_cannot_hold_is_dropped_and_counted() {
+async fn a_datagram_too_large_for_another_datagram_is_dropped_and_counted() {
     let server = server(TurnLimits::default()).await;
     let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let client = Client::udp(server.udp_address().unwrap()).await;
     let (mut client, relayed) = permitted(client, HERE).await;
-    // 36 bytes of framing and padding to four: 65,504 bytes go into a datagram of 65,507 at most.
+    // With 36 bytes of framing and padding to four, 65,504 bytes fit into a datagram of at most 65,507.
     for (length, fits) in [(65_468, true), (65_469, false), (65_507, false)] {
         peer.send_to(&vec![0x01; length], relayed).await.unwrap();
         peer.send_to(b"after", relayed).await.unwrap();
@@ -236,9 +236,9 @@ async fn a_datagram_that_another_one_cannot_hold_is_dropped_and_counted() {
     assert_eq!(stats.dropped[&DropReason::SlowClient], 0);
 }
 
-/// MESSAGE-INTEGRITY ends what counts, and so does MESSAGE-INTEGRITY-SHA256.
+/// Attributes after MESSAGE-INTEGRITY or MESSAGE-INTEGRITY-SHA256 are ignored.
 #[tokio::test]
-async fn attributes_after_an_integrity_do_not_count() {
+async fn attributes_after_an_integrity_are_ignored() {
     let server = server(TurnLimits::default()).await;
     let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let to = peer.local_addr().unwrap();
@@ -253,7 +253,7 @@ async fn attributes_after_an_integrity_do_not_count() {
     let login: [(u16, &[u8]); 3] =
         [(attr::USERNAME, username.as_bytes()), (attr::REALM, b"orion"), (attr::NONCE, &nonce)];
     let [name, realm, nonce] = login;
-    // Alone it is not understood here; a MESSAGE-INTEGRITY behind it does not count.
+    // The server does not support SHA256 alone; a MESSAGE-INTEGRITY after it is ignored.
     let alone = client.unsigned(method::REFRESH, &[name, realm, nonce, sha256]).finish();
     let key = client.key();
     let behind = client.unsigned(method::REFRESH, &[name, realm, nonce, sha256]).integrity(&key);
@@ -262,7 +262,7 @@ async fn attributes_after_an_integrity_do_not_count() {
         let answer = client.next().await;
         assert_eq!(Message::parse(&answer).unwrap().error_code(), Some(401));
     }
-    // In an indication it ends what counts, too.
+    // In an indication, attributes after it are ignored, too.
     let send = Builder::new(Class::Indication, method::SEND, [9; 12])
         .address(attr::XOR_PEER_ADDRESS, to)
         .attribute(sha256.0, sha256.1)
@@ -273,9 +273,9 @@ async fn attributes_after_an_integrity_do_not_count() {
     assert_eq!(server.stats().packets_to_peers, 0);
 }
 
-/// Another client cannot refresh or end an allocation, with its nonce or with one of its own.
+/// Another client cannot refresh or end an allocation, neither with the owner's nonce nor with its own.
 #[tokio::test]
-async fn an_allocation_is_of_its_five_tuple() {
+async fn an_allocation_is_bound_to_its_five_tuple() {
     let server = server(TurnLimits::default()).await;
     let address = server.udp_address().unwrap();
     let mut owner = Client::udp(address).await;
@@ -283,7 +283,7 @@ async fn an_allocation_is_of_its_five_tuple() {
     for mut other in [Client::udp(address).await, Client::tcp(server.tcp_address().unwrap()).await]
     {
         other.nonce = owner.nonce.clone();
-        assert_eq!(other.refresh(0).await, Err(438), "a nonce is of its address");
+        assert_eq!(other.refresh(0).await, Err(438), "a nonce is bound to its address");
         other.challenge().await;
         assert_eq!(other.refresh(0).await, Err(437));
         assert_eq!(other.permit("127.0.0.1:9".parse().unwrap()).await, 437);
@@ -294,10 +294,10 @@ async fn an_allocation_is_of_its_five_tuple() {
     assert_eq!(server.stats().allocations_active, 1);
 }
 
-/// Our own client, and a server whose realm and nonce are as long as they can be: the request that has to
-/// repeat them is not cut.
+/// When a server's realm and nonce are too long to be repeated in a request, our client reports an error
+/// instead of sending a request with a wrong length.
 #[tokio::test]
-async fn a_server_cannot_make_our_client_cut_a_length() {
+async fn a_server_cannot_make_a_length_of_our_client_overflow() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(async move {
@@ -328,5 +328,5 @@ async fn a_server_cannot_make_our_client_cut_a_length() {
     assert!(matches!(error, ClientError::TooLong), "{error}");
     drop(client);
     let rest = timeout(HANG, server).await.unwrap().unwrap();
-    assert!(rest < 100, "what is left of the first request, and nothing of a second: {rest} bytes");
+    assert!(rest < 100, "only the rest of the first request, not a second one: {rest} bytes");
 }

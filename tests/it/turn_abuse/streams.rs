@@ -1,4 +1,4 @@
-//! TURN over TCP and TLS: connections that nobody with a login holds.
+//! TURN over TCP and TLS: connections without a login.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -22,19 +22,19 @@ use crate::{certificates::Certificates, run::HANG};
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const THERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
-/// Whether a Binding request by this connection is answered; if not, the server has hung up.
+/// Whether a Binding request on this connection is answered; if not, the server has closed it.
 async fn answers(stream: &mut TcpStream) -> bool {
     let mut answer = [0; 32];
     let asked = async {
         stream.write_all(&binding()).await?;
         stream.read_exact(&mut answer).await
     };
-    timeout(HANG, asked).await.expect("neither an answer nor an end").is_ok()
+    timeout(HANG, asked).await.expect("the server neither answers nor closes").is_ok()
 }
 
-/// Waits until the server hangs up, saying `part` to it again and again, and gives how long that took.
+/// Sends `parts` one after the other until the server closes the connection; returns the elapsed time.
 async fn held(mut stream: TcpStream, parts: impl IntoIterator<Item = Vec<u8>>) -> Duration {
-    let begun = Instant::now();
+    let started = Instant::now();
     let (mut reader, mut writer) = stream.split();
     let end = async {
         let mut buffer = [0; 1024];
@@ -42,7 +42,7 @@ async fn held(mut stream: TcpStream, parts: impl IntoIterator<Item = Vec<u8>>) -
     };
     let say = async {
         for part in parts {
-            // Once the server has hung up, `end` says so.
+            // After the server has closed the connection, `end` detects it.
             let _ = writer.write_all(&part).await;
             sleep(Duration::from_millis(100)).await;
         }
@@ -54,12 +54,12 @@ async fn held(mut stream: TcpStream, parts: impl IntoIterator<Item = Vec<u8>>) -
             () = say => {}
         }
     };
-    timeout(HANG, both).await.expect("the server holds the connection");
-    begun.elapsed()
+    timeout(HANG, both).await.expect("the server keeps the connection open");
+    started.elapsed()
 }
 
 #[tokio::test]
-async fn an_address_has_so_many_connections_and_others_have_theirs() {
+async fn connections_are_limited_per_address() {
     let limits = TurnLimits { tcp_connections_per_address: Some(4), ..TurnLimits::default() };
     let server = server(limits).await;
     let address = server.tcp_address().unwrap();
@@ -69,7 +69,7 @@ async fn an_address_has_so_many_connections_and_others_have_theirs() {
         assert!(answers(&mut stream).await);
         open.push(stream);
     }
-    assert!(!answers(&mut connect(address, HERE).await).await, "a fifth of one address");
+    assert!(!answers(&mut connect(address, HERE).await).await, "a fifth connection of one address");
     assert!(answers(&mut connect(address, THERE).await).await, "another address");
     assert_eq!(server.stats().tcp_refused, 1);
     open.pop();
@@ -78,10 +78,10 @@ async fn an_address_has_so_many_connections_and_others_have_theirs() {
             sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(HANG, freed).await.expect("a place is given back");
+    timeout(HANG, freed).await.expect("a closed connection does not count");
 }
 
-/// The fault as it was found: 1,024 connections of one address, each with a Binding request now and then.
+/// Regression test: one address held all 1,024 connections, each with an occasional Binding request.
 #[tokio::test]
 async fn one_address_does_not_hold_all_connections() {
     let limits =
@@ -110,14 +110,14 @@ async fn binding_requests_do_not_keep_a_connection() {
     let stream = connect(server.tcp_address().unwrap(), HERE).await;
     held(stream, std::iter::repeat_with(binding)).await;
     assert_eq!(server.stats().allocations_total, 0);
-    assert!(server.stats().bindings >= 3, "it was asked, and answered, meanwhile");
+    assert!(server.stats().bindings >= 3, "Binding requests were answered until then");
 }
 
 #[tokio::test]
 async fn half_a_header_byte_by_byte_does_not_keep_a_connection() {
     let server = server(hasty()).await;
     let stream = connect(server.tcp_address().unwrap(), HERE).await;
-    // A message of 65,532 bytes, of which there are always more to come.
+    // A message of 65,532 bytes that is never complete.
     let start = vec![0, 3, 0xff, 0xfc, 0x21, 0x12, 0xa4, 0x42];
     held(stream, std::iter::once(start).chain(std::iter::repeat_with(|| vec![0]))).await;
 }
@@ -136,7 +136,7 @@ async fn tls_server() -> (TurnServer, SocketAddr, Certificates) {
 async fn half_a_tls_handshake_does_not_keep_a_connection() {
     let (_server, address, _) = tls_server().await;
     let stream = connect(address, HERE).await;
-    // The head of a ClientHello of 512 bytes.
+    // The header of a ClientHello of 512 bytes.
     let start = vec![0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
     held(stream, std::iter::once(start).chain(std::iter::repeat_with(|| vec![0]))).await;
 }
@@ -149,12 +149,12 @@ async fn a_whole_tls_handshake_does_not_keep_a_connection_either() {
             .await
             .unwrap();
     let (mut reader, _writer) = stream.into_split();
-    let end = timeout(HANG, reader.next()).await.expect("the server holds the connection");
+    let end = timeout(HANG, reader.next()).await.expect("the server keeps the connection open");
     assert!(!matches!(end, Ok(Some(_))), "{end:?}");
 }
 
 #[tokio::test]
-async fn an_allocation_keeps_its_connection_and_nothing_after_it() {
+async fn a_connection_stays_open_only_during_its_allocation() {
     let server = server(hasty()).await;
     let mut client = Client::tcp(server.tcp_address().unwrap()).await;
     client.allocate().await;
