@@ -1,12 +1,12 @@
-//! Bottlenecks of the delivery of keyframes: a sender that paces on a fast path, a slow path with a queue, and how
-//! they are reported.
+//! Bottlenecks in the delivery of keyframes, and how they are reported: a sender that paces on a fast path, and a
+//! slow path with a queue.
 
 use orion_peer::report::bench::JSON_SCHEMA;
 use serde_json::Value;
 
 use crate::run::{Rig, run, sample};
 
-/// Four keyframes of nearly 100 KB over one connection, and a ping every 20 ms.
+/// Sends four keyframes of nearly 100 KB over one connection, and a ping every 20 ms.
 fn bench(more: &[&str]) -> Value {
     let dir = tempfile::tempdir().unwrap();
     let fig = sample("fig.jpg");
@@ -41,7 +41,7 @@ fn number(value: &Value, key: &str) -> f64 {
 }
 
 #[test]
-fn a_sender_that_paces_on_loopback() {
+fn a_pacing_sender_is_the_bottleneck_on_loopback() {
     let keyframes = bench(&["--pace", "1Mbit"]);
     let delivery = &keyframes["delivery"];
     assert_eq!((&delivery["limitedBy"], &delivery["sure"]), (&"sender".into(), &true.into()));
@@ -55,7 +55,7 @@ fn a_sender_that_paces_on_loopback() {
 }
 
 #[test]
-fn a_slow_path_with_a_queue() {
+fn a_slow_path_with_a_queue_is_the_bottleneck() {
     let link = ["--rate", "2Mbit", "--queue", "256KB", "--delay", "20ms", "--pace", "off"];
     let delivery = &bench(&link)["delivery"];
     assert_eq!((&delivery["limitedBy"], &delivery["sure"]), (&"path".into(), &true.into()));
@@ -88,7 +88,7 @@ fn recv_reports_the_bottleneck() {
     let delivery = &summary["delivery"];
     assert_eq!((&delivery["limitedBy"], &delivery["of"]), (&"sender".into(), &6.into()));
     assert!(number(delivery, "firstAfterMs") > 500.0, "{delivery:#}");
-    // The rate itself is that of a machine that may be busy.
+    // The rate itself is not checked, because the machine may be busy.
     let finding = "delivery: the sender's pace limits keyframes to ";
     let more = "it is unknown how much more the path carries";
     for text in [finding, more, "  limited by  the sender's pace"] {

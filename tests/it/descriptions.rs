@@ -1,5 +1,5 @@
-//! Descriptions as other stacks write them (`data/descriptions`, made after ones in public trackers, with made-up
-//! names, addresses and digests), taken by a real peer connection.
+//! Descriptions from other stacks are processed by a real peer connection. The files in `data/descriptions` are
+//! modeled on descriptions in public issue trackers, with invented names, addresses and digests.
 
 use std::{
     fs,
@@ -8,7 +8,7 @@ use std::{
 
 use orion_peer::peer::{Peer, PeerConfig, PeerError, PeerRole};
 
-/// Those that cannot be used: the code of the failure, and words of it.
+/// The descriptions that cannot be used, each with its error code and a part of the message.
 const REFUSED: [(&str, &str, &str); 5] = [
     ("android-vp8-only.offer", "no-h264", "VP8"),
     ("gstreamer-default-policy.offer", "video-not-taken", "BUNDLE"),
@@ -17,7 +17,7 @@ const REFUSED: [(&str, &str, &str); 5] = [
     ("mediasoup-sha-224.answer", "no-fingerprint", "sha-224"),
 ];
 
-/// Name and text of each, lines ended as on the wire.
+/// Name and text of each description, with CRLF line ends as on the wire.
 fn descriptions(kind: &str) -> Vec<(String, String)> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/data/descriptions");
     let mut found: Vec<_> = fs::read_dir(folder)
@@ -48,11 +48,11 @@ fn refused(name: &str, error: Option<&PeerError>) -> bool {
             true
         }
         (None, Some(error)) => panic!("{name}: {error}"),
-        (Some(_), None) => panic!("{name} was taken"),
+        (Some(_), None) => panic!("{name} was accepted"),
     }
 }
 
-/// The m-lines of a description: what follows `m=`, and the attributes.
+/// The m-lines of a description, each as the text after `m=` followed by its attributes.
 fn lines(sdp: &str) -> Vec<Vec<&str>> {
     let mut lines: Vec<Vec<&str>> = Vec::new();
     for line in sdp.lines().map(str::trim_end) {
@@ -69,8 +69,8 @@ fn value<'a>(line: &[&'a str], key: &str) -> Option<&'a str> {
     line.iter().find_map(|attribute| attribute.strip_prefix(key)?.strip_prefix(':'))
 }
 
-/// An answer has the m-lines of the offer in their order (RFC 3264 §6): H.264 video and a data channel are taken, the
-/// rest is rejected.
+/// Checks that an answer has the m-lines of the offer in the same order (RFC 3264 §6), accepts H.264 video and a data
+/// channel, and rejects the rest.
 fn check(name: &str, offer: &str, answer: &str) {
     let (offered, answered) = (lines(offer), lines(answer));
     assert_eq!(offered.len(), answered.len(), "{name}: {answer}");
@@ -114,7 +114,7 @@ fn check(name: &str, offer: &str, answer: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn offers_of_other_stacks_are_answered() {
+async fn offers_from_other_stacks_are_answered() {
     let offers = descriptions(".offer");
     assert!(offers.len() >= 37, "{}", offers.len());
     for (name, offer) in offers {
@@ -128,13 +128,13 @@ async fn offers_of_other_stacks_are_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_of_other_stacks_are_taken() {
+async fn answers_from_other_stacks_are_accepted() {
     let answers = descriptions(".answer");
     assert!(answers.len() >= 15, "{}", answers.len());
     for (name, answer) in answers {
         let peer = peer(PeerRole::Sender).await;
         let offer = peer.create_offer().await.unwrap();
-        assert!(offer.contains("a=group:BUNDLE 0 1"), "what the answers are to");
+        assert!(offer.contains("a=group:BUNDLE 0 1"), "the answers in the files are to this group");
         refused(&name, peer.accept_answer(answer).await.as_ref().err());
         peer.close().await;
     }

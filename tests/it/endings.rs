@@ -21,7 +21,7 @@ fn demo(dir: &Path, source: &str, more: &[&str]) -> Ended {
     run(dir, &[&words[..], more].concat())
 }
 
-/// It used to wait for the other four until its timeout of 31 s, and failed.
+/// It used to wait for the other four keyframes until its timeout of 31 s, and then failed.
 #[test]
 fn demo_ends_with_its_source() {
     let dir = tempfile::tempdir().unwrap();
@@ -39,7 +39,7 @@ fn demo_ends_with_its_source() {
 }
 
 #[test]
-fn demo_is_interrupted() {
+fn demo_can_be_interrupted() {
     let dir = tempfile::tempdir().unwrap();
     let words = ["demo", "--json", "--source", "pattern:320x240", "--interval", "100ms"];
     let demo = start(dir.path(), &[&words[..], &["--count", "100000"]].concat());
@@ -86,7 +86,7 @@ fn sighup_ends_the_call_properly() {
     assert_eq!(recv.end().code, Some(0));
 }
 
-/// As under `nohup`: the parent ignores SIGHUP, and so does the process.
+/// As under `nohup`, the process inherits from its parent that SIGHUP is ignored.
 #[test]
 fn an_ignored_sighup_stays_ignored() {
     let rig = Rig::new();

@@ -1,5 +1,5 @@
-//! What a peer sees of its STUN and TURN servers: the embedded one, one that is silent, one that has
-//! no address.
+//! Results of gathering from STUN and TURN servers: the embedded server, a silent one, and one whose name cannot
+//! be resolved.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -29,7 +29,7 @@ async fn turn_server(limits: TurnLimits) -> TurnServer {
     TurnServer::start(config).await.unwrap()
 }
 
-/// URLs with a login good for ten minutes, made with `secret`.
+/// These URLs with credentials that are valid for ten minutes, created with `secret`.
 fn login(secret: &str, urls: &[String]) -> IceServer {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let secrets = TurnSecrets { current: secret.into(), previous: None };
@@ -56,7 +56,7 @@ impl Gathering {
         Self { peer, events }
     }
 
-    /// The next failure of a server: URL, code, text.
+    /// The next failure of a server: its URL, error code and text.
     async fn failure(&mut self) -> (String, u16, String) {
         let wait = async {
             loop {
@@ -69,7 +69,7 @@ impl Gathering {
         timeout(HANG, wait).await.expect("no server failed")
     }
 
-    /// The results, once they are as wanted.
+    /// Waits until the results satisfy a condition.
     async fn results(&self, wanted: impl Fn(&[GatherResult]) -> bool) -> Vec<GatherResult> {
         let wait = async {
             loop {
@@ -85,7 +85,7 @@ impl Gathering {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_port_gives_a_reflexive_and_a_relayed_address() {
+async fn one_port_yields_reflexive_and_relayed_addresses() {
     let server = turn_server(TurnLimits::default()).await;
     let port = server.udp_address().unwrap().port();
     let urls = [
@@ -117,7 +117,7 @@ async fn one_port_gives_a_reflexive_and_a_relayed_address() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wrong_secret_is_told_with_its_remedy() {
+async fn a_wrong_secret_is_reported_with_a_remedy() {
     let server = turn_server(TurnLimits::default()).await;
     let url = format!("turn:{}", server.udp_address().unwrap());
     let mut gathering = Gathering::start(vec![login("south", std::slice::from_ref(&url))]).await;
@@ -133,7 +133,7 @@ async fn a_wrong_secret_is_told_with_its_remedy() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_quota_is_told() {
+async fn a_full_quota_is_reported() {
     let server = turn_server(TurnLimits { allocations_per_user: 0, ..TurnLimits::default() }).await;
     let url = format!("turn:{}", server.udp_address().unwrap());
     let mut gathering = Gathering::start(vec![login(SECRET, &[url])]).await;
@@ -144,7 +144,7 @@ async fn a_full_quota_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn silence_and_an_unknown_name_are_told_apart() {
+async fn silence_and_an_unknown_name_are_distinguished() {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let silent = format!("turn:{}", socket.local_addr().unwrap());
     let nowhere = "stun:nothing.invalid:3478".to_owned();
@@ -165,10 +165,10 @@ async fn silence_and_an_unknown_name_are_told_apart() {
     gathering.peer.close().await;
 }
 
-/// The peer's relay is a peer-reflexive candidate when its check comes before the candidate; signaled later, it is
-/// what it is.
+/// The peer's relay is a peer-reflexive candidate if its check arrives before the candidate is signaled; once it
+/// is signaled, it is recognized as a relay.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_relay_of_the_peer_that_is_signaled_late_is_known_as_one() {
+async fn a_relayed_candidate_that_is_signaled_late_is_recognized() {
     let server = turn_server(TurnLimits::default()).await;
     let url = format!("turn:{}", server.udp_address().unwrap());
     let addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
@@ -215,7 +215,7 @@ async fn a_relay_of_the_peer_that_is_signaled_late_is_known_as_one() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(HANG, known).await.unwrap_or_else(|_| panic!("the relay is not known as one"));
+    timeout(HANG, known).await.unwrap_or_else(|_| panic!("the relay is not recognized"));
     phone.close().await;
     mac.close().await;
     server.close().await;

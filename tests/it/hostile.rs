@@ -1,6 +1,6 @@
-//! Clients that mean no good, or are written badly: slow ones, silent ones, floods of bytes, and
-//! requests that two readers would read in two ways. The server answers or hangs up, and goes on
-//! serving the others.
+//! Hostile or faulty clients: slow or silent ones, floods of bytes, and ambiguous requests that two
+//! parsers would interpret differently. The server answers or closes the connection, and continues
+//! to serve other clients.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -34,7 +34,7 @@ impl Rig {
         client_async(request, stream).await.unwrap().0
     }
 
-    /// The phone, and the Mac, which has seen nothing but its own `hello`.
+    /// The phone and the Mac, after the Mac has read its `hello`.
     async fn both(&self) -> (Socket, Socket) {
         let phone = self.open("phone").await;
         let mut mac = self.open("mac").await;
@@ -42,36 +42,36 @@ impl Rig {
         (phone, mac)
     }
 
-    /// Writes `raw` and gives all that comes until the server hangs up.
+    /// Writes `raw` and returns everything received until the server closes the connection.
     async fn exchange(&self, raw: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.address()).await.unwrap();
-        // The server may hang up before it has read all.
+        // The server may close the connection before it has read everything.
         let _cut_off = stream.write_all(raw).await;
         read_all(&mut stream).await
     }
 
-    async fn is_well(&self) {
+    async fn is_healthy(&self) {
         assert_eq!(request(self.address(), "GET /healthz", &[], "").await.status, 200);
     }
 }
 
 async fn next_text(socket: &mut Socket) -> String {
     loop {
-        match timeout(HANG, socket.next()).await.expect("nothing comes") {
+        match timeout(HANG, socket.next()).await.expect("nothing was received") {
             Some(Ok(Message::Text(text))) => return text.to_string(),
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-            other => panic!("a message was expected, not {other:?}"),
+            other => panic!("expected a message, not {other:?}"),
         }
     }
 }
 
-/// The close code a socket ends with.
+/// The close code of a socket.
 async fn close_code(socket: &mut Socket) -> u16 {
     loop {
-        match timeout(HANG, socket.next()).await.expect("nothing comes") {
+        match timeout(HANG, socket.next()).await.expect("nothing was received") {
             Some(Ok(Message::Close(Some(frame)))) => return frame.code.into(),
             Some(Ok(_)) => {}
-            other => panic!("a close frame was expected, not {other:?}"),
+            other => panic!("expected a close frame, not {other:?}"),
         }
     }
 }
@@ -79,12 +79,12 @@ async fn close_code(socket: &mut Socket) -> u16 {
 async fn read_all(stream: &mut TcpStream) -> String {
     let mut text = Vec::new();
     let read = timeout(HANG, stream.read_to_end(&mut text)).await.expect("the server hangs");
-    // A reset after the answer is an end, too.
+    // A reset after the answer also ends the connection.
     drop(read);
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// The statuses of the answers in `text`.
+/// The status codes of the responses in `text`.
 fn statuses(text: &str) -> Vec<&str> {
     text.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect()
 }
@@ -93,7 +93,7 @@ fn offer(sdp: &str) -> Vec<u8> {
     json!({"t": "offer", "pairId": "demo", "sdp": sdp}).to_string().into_bytes()
 }
 
-/// A client's frame, masked with zeros; `first` is the first byte.
+/// A client's frame, masked with zeros; `first` is its first byte.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut raw = vec![first];
     match payload.len() {
@@ -112,9 +112,10 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     raw
 }
 
-// Slow and silent.
+// Slow and silent clients.
 
-/// Sends `raw` over and over, a byte at a time, until the server hangs up; gives its answer.
+/// Sends `start`, then `byte` repeatedly, until the server closes the connection; returns its
+/// answer.
 async fn drip(address: SocketAddr, start: &str, byte: u8) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
@@ -132,20 +133,20 @@ async fn drip(address: SocketAddr, start: &str, byte: u8) -> String {
             () = write => {}
         }
     };
-    timeout(HANG, both).await.expect("the server waits for ever");
+    timeout(HANG, both).await.expect("the server waits forever");
     String::from_utf8_lossy(&answer).into_owned()
 }
 
 #[tokio::test]
-async fn a_header_that_never_ends_is_cut_off_though_it_grows() {
+async fn an_endless_header_times_out_although_it_grows() {
     let rig = rig(|config| config.header_within = Duration::from_millis(300)).await;
     let answer = drip(rig.address(), "GET /healthz HTTP/1.1\r\nX-Slow: ", b'a').await;
     assert!(!answer.contains(" 200"), "{answer}");
-    rig.is_well().await;
+    rig.is_healthy().await;
 }
 
 #[tokio::test]
-async fn a_body_that_never_ends_is_cut_off_though_it_grows() {
+async fn an_endless_body_times_out_although_it_grows() {
     let rig = rig(|_| {}).await;
     let head = format!(
         "POST {TOKEN_PATH} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {DEV_TOKEN}\r\n\
@@ -153,11 +154,11 @@ async fn a_body_that_never_ends_is_cut_off_though_it_grows() {
     );
     let answer = drip(rig.address(), &head, b' ').await;
     assert_eq!(statuses(&answer), ["400"], "{answer}");
-    rig.is_well().await;
+    rig.is_healthy().await;
 }
 
 #[tokio::test]
-async fn a_frame_may_come_byte_by_byte() {
+async fn a_frame_may_arrive_byte_by_byte() {
     let rig = rig(|_| {}).await;
     let (mut phone, mut mac) = rig.both().await;
     let text = offer("slowly");
@@ -169,7 +170,7 @@ async fn a_frame_may_come_byte_by_byte() {
 }
 
 #[tokio::test]
-async fn a_frame_that_never_ends_is_a_dead_peer() {
+async fn an_endless_frame_does_not_count_as_a_sign_of_life() {
     let rig = rig(|config| {
         config.signaling.timings = Timings {
             ping_every: Duration::from_millis(100),
@@ -202,7 +203,7 @@ async fn a_frame_that_never_ends_is_a_dead_peer() {
 }
 
 #[tokio::test]
-async fn a_socket_closed_on_one_side_is_told_to_the_peer() {
+async fn a_half_closed_socket_is_reported_to_the_peer() {
     let rig = rig(|_| {}).await;
     let (mut phone, mut mac) = rig.both().await;
     phone.get_mut().shutdown().await.unwrap();
@@ -212,7 +213,7 @@ async fn a_socket_closed_on_one_side_is_told_to_the_peer() {
 }
 
 #[tokio::test]
-async fn a_thousand_connections_that_say_nothing_harm_nobody() {
+async fn a_thousand_silent_connections_do_not_affect_other_clients() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
     let rig = rig(|config| config.header_within = Duration::from_secs(2)).await;
@@ -221,14 +222,14 @@ async fn a_thousand_connections_that_say_nothing_harm_nobody() {
     for _ in 0..1000 {
         silent.push(TcpStream::connect(rig.address()).await.unwrap());
     }
-    rig.is_well().await;
+    rig.is_healthy().await;
     let text = offer("in the crowd");
     phone.get_mut().write_all(&frame(0x81, &text)).await.unwrap();
     assert_eq!(next_text(&mut mac).await.as_bytes(), text);
     for stream in &mut silent {
-        assert_eq!(read_all(stream).await, "", "each is hung up on");
+        assert_eq!(read_all(stream).await, "", "each connection is closed");
     }
-    rig.is_well().await;
+    rig.is_healthy().await;
 }
 
 // Frames.
@@ -251,24 +252,28 @@ async fn frames_that_break_the_protocol_close_with_their_code() {
         ("a compressed frame, not negotiated", compressed, 1002),
         ("a second reserved bit", frame(0xa1, &text), 1002),
         ("a text within a text", [frame(0x01, b"{"), frame(0x81, b"}")].concat(), 1002),
-        ("UTF-8 that breaks off between fragments", two_halves, 1007),
+        ("invalid UTF-8 across two fragments", two_halves, 1007),
         ("an overlong UTF-8 form", frame(0x81, b"\xc0\xaf"), 1007),
         ("a description of 1 MB", frame(0x81, &offer(&"v=0\r\n".repeat(200_000))), 1009),
         ("a description of 1 MB in fragments", big, 1009),
-        ("a frame said to be of 2^62 bytes", [vec![0x81, 0xff, 0x40], vec![0; 11]].concat(), 1009),
+        (
+            "a frame with a length of 2^62 bytes",
+            [vec![0x81, 0xff, 0x40], vec![0; 11]].concat(),
+            1009,
+        ),
     ] {
         let rig = rig(|_| {}).await;
         let (mut phone, mut mac) = rig.both().await;
-        // The server may hang up before it has read all.
+        // The server may close the connection before it has read everything.
         let _cut_off = phone.get_mut().write_all(&raw).await;
         assert_eq!(close_code(&mut phone).await, code, "{what}");
         assert!(next_text(&mut mac).await.contains("peer-left"), "{what}");
-        rig.is_well().await;
+        rig.is_healthy().await;
     }
 }
 
 #[tokio::test]
-async fn compression_is_offered_in_vain() {
+async fn an_offer_of_compression_is_ignored() {
     let rig = rig(|_| {}).await;
     let mut raw = handshake(&rig.token("phone"));
     raw.push_str("Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n");
@@ -283,7 +288,7 @@ async fn compression_is_offered_in_vain() {
 
 // Requests.
 
-/// A handshake without its empty line.
+/// A handshake without the empty line at its end.
 fn handshake(token: &str) -> String {
     format!(
         "GET /api/signal HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -303,7 +308,7 @@ async fn pipelined_requests_are_answered_in_order() {
 }
 
 #[tokio::test]
-async fn huge_headers_are_refused_and_hung_up_on() {
+async fn huge_headers_are_rejected() {
     let rig = rig(|_| {}).await;
     for header in [
         format!("X-Big: {}\r\n", "x".repeat(1_000_000)),
@@ -312,18 +317,18 @@ async fn huge_headers_are_refused_and_hung_up_on() {
     ] {
         let raw = format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\n{header}\r\n");
         let answer = rig.exchange(raw.as_bytes()).await;
-        // Bytes that were still on their way may reset the connection before the answer is read.
+        // Bytes still in flight may reset the connection before the answer is read.
         assert!(answer.is_empty() || statuses(&answer) == ["431"], "{answer}");
     }
     let path = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(100_000));
     let answer = rig.exchange(path.as_bytes()).await;
-    // A target that is longer than the whole header may be is the second.
+    // 414, or 431 because the target is also longer than the maximum header.
     assert!(answer.is_empty() || ["414", "431"].contains(&statuses(&answer)[0]), "{answer}");
-    rig.is_well().await;
+    rig.is_healthy().await;
 }
 
 #[tokio::test]
-async fn doubled_headers_are_refused() {
+async fn duplicate_headers_are_rejected() {
     let rig = rig(|_| {}).await;
     let token = rig.token("phone");
     for second in [
@@ -351,11 +356,11 @@ async fn doubled_headers_are_refused() {
     assert_eq!(statuses(&rig.exchange(without.as_bytes()).await), ["400"], "no Host at all");
 }
 
-/// What follows a request and must never be taken for one.
+/// Data after a request that must never be processed as a request.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 #[tokio::test]
-async fn lengths_that_can_be_read_in_two_ways_smuggle_nothing() {
+async fn ambiguous_lengths_do_not_allow_request_smuggling() {
     let rig = rig(|_| {}).await;
     let post = format!(
         "POST {TOKEN_PATH} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {DEV_TOKEN}\r\n"
@@ -383,11 +388,11 @@ async fn lengths_that_can_be_read_in_two_ways_smuggle_nothing() {
         assert_eq!(statuses(&answer), ["400"], "{lines:?}: {answer}");
         assert!(!answer.contains(" 404"), "{lines:?}: {answer}");
     }
-    rig.is_well().await;
+    rig.is_healthy().await;
 }
 
 #[tokio::test]
-async fn chunks_that_are_none_are_refused() {
+async fn invalid_chunks_are_rejected() {
     let rig = rig(|_| {}).await;
     for chunks in ["zz\r\n", "-1\r\n", "ffffffffffffffffff\r\n", "1\r\nab\r\n", "5;\n"] {
         let raw = format!(
@@ -400,7 +405,7 @@ async fn chunks_that_are_none_are_refused() {
 }
 
 #[tokio::test]
-async fn a_handshake_with_a_body_is_refused() {
+async fn a_handshake_with_a_body_is_rejected() {
     let rig = rig(|_| {}).await;
     for body in ["Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"] {
         let raw = format!("{}{body}", handshake(&rig.token("phone")));
@@ -410,7 +415,7 @@ async fn a_handshake_with_a_body_is_refused() {
 }
 
 #[tokio::test]
-async fn targets_of_every_form_are_understood_or_refused() {
+async fn targets_of_every_form_are_accepted_or_rejected() {
     let rig = rig(|_| {}).await;
     for (line, status) in [
         ("GET http://localhost/healthz HTTP/1.1", "200"),
@@ -438,7 +443,7 @@ async fn targets_of_every_form_are_understood_or_refused() {
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_text_are_refused() {
+async fn bytes_that_are_not_text_are_rejected() {
     let rig = rig(|_| {}).await;
     let token = [&b"Authorization: Bearer "[..], b"\xff\xfe\r\n\r\n"].concat();
     let raw = [

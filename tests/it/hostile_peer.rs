@@ -1,5 +1,5 @@
 //! Hostile or malformed descriptions and candidates, through real signaling: a peer rejects them with an error, or
-//! limits their cost, and connects to a good peer afterwards.
+//! limits their cost, and connects to a well-behaved peer afterwards.
 
 use std::{fmt::Write as _, sync::Arc, time::SystemTime};
 
@@ -23,10 +23,10 @@ use tokio_tungstenite::{
 
 use crate::run::{HANG, Running, serve, start};
 
-/// Maximum memory that one hostile description, or a flood of candidates, may cost permanently, bytes.
+/// Maximum memory in bytes that one hostile description, or a flood of candidates, may cost permanently.
 const MAX_GROWN: u64 = 32_000_000;
 
-/// A server that relays everything without rate limits, as a third-party server may.
+/// A server without rate limits that relays everything, as a third-party server may do.
 struct Rig {
     dir: tempfile::TempDir,
     _server: Running,
@@ -64,7 +64,7 @@ impl Rig {
         TokenClient::new(&format!("http://{}", self.address), "dev", device.into(), None).unwrap()
     }
 
-    /// A bare socket in the room.
+    /// A plain socket that has joined the room.
     async fn socket(&self, device: &str) -> Socket {
         let jwt = self.tokens(device).fetch().await.unwrap().token;
         let url = format!("ws://{}/api/signal", self.address);
@@ -74,7 +74,7 @@ impl Rig {
         Socket(client_async(request, stream).await.unwrap().0)
     }
 
-    /// A good peer.
+    /// A well-behaved peer.
     fn link(&self, device: &str, role: PeerRole) -> Call {
         let mut peer = PeerConfig::new(role);
         peer.addresses.retain(std::net::IpAddr::is_loopback);
@@ -92,11 +92,11 @@ impl Socket {
         self.0.send(Message::text(message.to_string())).await.unwrap();
     }
 
-    /// The next message with one of these `t`.
+    /// The next message with one of these values of `t`.
     async fn hears(&mut self, wanted: &[&str]) -> Value {
         loop {
             let next = timeout(HANG, self.0.next()).await;
-            let next = next.unwrap_or_else(|_| panic!("none of {wanted:?} comes"));
+            let next = next.unwrap_or_else(|_| panic!("no message of {wanted:?} arrives"));
             let Some(Ok(Message::Text(text))) = next else { panic!("{wanted:?}, not {next:?}") };
             let message: Value = serde_json::from_str(&text).unwrap();
             if wanted.contains(&message["t"].as_str().unwrap()) {
@@ -105,7 +105,7 @@ impl Socket {
         }
     }
 
-    /// Whether the phone sends a new offer; false if it is absent, or leaves.
+    /// Whether the phone sends a new offer; false if it is absent or leaves.
     async fn is_offered(&mut self, seen: &mut Vec<Value>) -> bool {
         loop {
             let heard = self.hears(&["hello", "offer", "bye", "peer-left"]).await;
@@ -128,7 +128,7 @@ impl Socket {
     }
 }
 
-/// An offer of H.264 and a data channel as libwebrtc writes it; `number` makes it another connection.
+/// An offer of H.264 and a data channel like libwebrtc's; each `number` is a different connection.
 fn offer(number: u32) -> String {
     let rest = ":AB".repeat(28);
     let transport = format!(
@@ -188,11 +188,11 @@ fn descriptions() -> Vec<(&'static str, String, [Fate; 2])> {
             [Answered; 2],
         ),
         ("600 m-lines", format!("{good}{lines_of_media}"), [Answered; 2]),
-        ("line feeds alone", good.replace("\r\n", "\n"), [Answered; 2]),
+        ("line feeds only", good.replace("\r\n", "\n"), [Answered; 2]),
         ("line feeds and carriage returns mixed", swap("a=mid:0\r\n", "a=mid:0\n"), [Answered; 2]),
-        ("carriage returns alone", good.replace("\r\n", "\r"), [Refused; 2]),
-        ("no end of the last line", good.trim_end().to_owned(), [Answered; 2]),
-        ("empty lines between", good.replace("\r\n", "\r\n\r\n"), [Answered; 2]),
+        ("carriage returns only", good.replace("\r\n", "\r"), [Refused; 2]),
+        ("no line end after the last line", good.trim_end().to_owned(), [Answered; 2]),
+        ("empty lines between the lines", good.replace("\r\n", "\r\n\r\n"), [Answered; 2]),
         ("a zero byte", swap("a=mid:0", "a=mid:0\0"), [Refused; 2]),
         ("no fingerprint", lines("a=fingerprint"), [Refused; 2]),
         (
@@ -233,21 +233,21 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
         .block_on(work)
 }
 
-/// Resident memory of a process, bytes.
+/// Resident memory of a process, in bytes.
 fn memory(peer: &Running) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", peer.pid())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     1024 * line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
 }
 
-/// The peer exits by itself, and reports the reason and a remedy.
+/// Checks that the peer exits by itself and reports the reason and a remedy.
 fn refused(what: &str, peer: Running) {
     let ended = tokio::task::block_in_place(|| peer.end());
     assert_eq!(ended.code, Some(1), "{what}: {}", ended.stderr);
     assert!(ended.stderr.contains("\n  try: "), "{what}: {}", ended.stderr);
 }
 
-/// Its memory does not grow much beyond the initial value.
+/// Checks that its memory does not grow much beyond the initial value.
 fn bounded(what: &str, peer: &Running, before: &mut Option<u64>) {
     let grown = memory(peer).saturating_sub(*before.get_or_insert_with(|| memory(peer)));
     assert!(grown < MAX_GROWN, "{what}: {grown} bytes more");
@@ -255,7 +255,7 @@ fn bounded(what: &str, peer: &Running, before: &mut Option<u64>) {
 
 async fn connected(link: &mut Call) {
     loop {
-        match timeout(HANG, link.next()).await.expect("the good peer does not connect") {
+        match timeout(HANG, link.next()).await.expect("the well-behaved peer does not connect") {
             CallEvent::Peer(PeerEvent::ControlOpen) => return,
             CallEvent::Failed(error) | CallEvent::Refused(error) => panic!("{error}"),
             _ => {}
@@ -263,7 +263,7 @@ async fn connected(link: &mut Call) {
     }
 }
 
-/// A good phone joins, and its keyframe is stored; then recv exits successfully.
+/// A well-behaved phone joins, and its keyframe is stored; then recv exits successfully.
 async fn stores_a_keyframe(rig: &Rig, recv: Running) {
     let mut link = rig.link("phone", PeerRole::Sender);
     connected(&mut link).await;
@@ -288,7 +288,7 @@ fn hostile_offers_are_answered_or_rejected_and_a_good_one_works() {
         let mut before = None;
         let mut wrong = Vec::new();
         for (what, sdp, [fate, _]) in descriptions() {
-            assert!(sdp.len() < 64_000, "{what}: the server would not take it");
+            assert!(sdp.len() < 64_000, "{what}: the server would reject it");
             phone.say(json!({"t": "offer", "sdp": sdp})).await;
             let heard = phone.hears(&["answer", "bye"]).await;
             let found = if heard["t"] == "answer" { Answered } else { Refused };
@@ -297,7 +297,7 @@ fn hostile_offers_are_answered_or_rejected_and_a_good_one_works() {
             }
             if found == Refused {
                 refused(what, recv);
-                // It must not receive the offer that the server still holds.
+                // The new `recv` must not receive the offer that the server still holds.
                 phone = rig.socket("phone").await;
                 recv = run();
                 before = None;

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::run::{HANG, Rig, Running, run, sample, serve, sha256};
 
-/// Fields of a line of `frames.jsonl`: those of the contract, and two more.
+/// Fields of a line of `frames.jsonl`: those in the contract, and two more.
 const FIELDS: [&str; 16] = [
     "seq",
     "file",
@@ -35,7 +35,7 @@ const FIELDS: [&str; 16] = [
 
 fn journal(dir: &Path) -> Vec<Value> {
     let text = fs::read_to_string(dir.join("frames.jsonl")).unwrap();
-    assert!(text.ends_with('\n'), "the last line is not whole");
+    assert!(text.ends_with('\n'), "the last line is incomplete");
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
@@ -110,7 +110,7 @@ fn more_keyframes(recv: &Running, more: usize) {
 }
 
 #[test]
-fn three_processes_deliver_what_was_sent() {
+fn keyframes_are_delivered_between_three_processes() {
     let rig = Rig::new();
     for (picture, size) in [("fig.jpg", None), ("picos-de-europa.jpg", Some("800x600"))] {
         let (out, saved) = (format!("frames-{picture}"), format!("sent-{picture}"));
@@ -156,7 +156,7 @@ fn three_processes_deliver_what_was_sent() {
 }
 
 #[test]
-fn demo_needs_nothing_else() {
+fn demo_works_on_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let picture = sample("seeding.jpg");
     let words = ["demo", "--json", "--source", &picture, "--interval", "0.2s", "--count", "3"];
@@ -180,7 +180,7 @@ fn an_h264_file_arrives_byte_for_byte() {
     fs::write(rig.path("all.h264"), files.concat()).unwrap();
 
     let recv = rig.recv("second", &["--count", "3"]);
-    // Without --count: the file ends, and with it the run.
+    // Without --count, the run ends with the file.
     let sent = rig.send("all.h264", &[]).end();
     assert_eq!(sent.well().last().unwrap()["keyframes"]["sent"], 3);
     recv.end().well();
@@ -192,7 +192,7 @@ fn an_h264_file_arrives_byte_for_byte() {
 }
 
 #[test]
-fn y4m_comes_from_a_file_and_from_stdin() {
+fn y4m_is_read_from_a_file_and_from_stdin() {
     let rig = Rig::new();
     fs::write(rig.path("moving.y4m"), y4m(321, 241, 3)).unwrap();
     let recv = rig.recv("file", &["--count", "3"]);
@@ -225,7 +225,7 @@ fn ctrl_c_ends_recv_cleanly() {
     verified(&lines);
     assert_eq!(received.summary()["keyframes"]["received"], lines.len());
     send.says("the receiver said goodbye: stopped");
-    // Nobody is there: it waits, and ends as cleanly.
+    // The sender waits without a peer, and also ends cleanly.
     send.signal(Signal::INT);
     assert_eq!(send.end().well().last().unwrap()["kind"], "summary");
 }
@@ -251,7 +251,7 @@ fn ctrl_c_ends_a_sender_whose_source_is_silent() {
     let rig = Rig::new();
     let send = rig.send("-", &[]);
     send.says("joining");
-    // The line comes right before the signal is waited for.
+    // The line is printed right before the process waits for signals.
     std::thread::sleep(Duration::from_millis(300));
     send.signal(Signal::INT);
     let sent = send.end();
@@ -274,7 +274,7 @@ fn a_duration_ends_the_sender_even_after_the_receiver_has_left() {
 }
 
 #[test]
-fn typed_commands_reach_the_sender_and_text_goes_both_ways() {
+fn commands_reach_the_sender_and_text_is_sent_in_both_directions() {
     let rig = Rig::new();
     let mut recv = rig.recv("frames", &[]);
     let mut send = rig.send("pattern:640x360", &["--interval", "1h"]);
@@ -284,7 +284,7 @@ fn typed_commands_reach_the_sender_and_text_goes_both_ways() {
     assert_eq!(send.event("text", 1)["text"], "hello from the mac");
     send.type_line("grüße \u{1f44b} from the phone");
     assert_eq!(recv.event("text", 1)["text"], "grüße \u{1f44b} from the phone");
-    // A request right after a keyframe is one too many.
+    // A request right after a keyframe would be ignored.
     std::thread::sleep(Duration::from_millis(400));
     recv.type_line("/keyframe");
     recv.event("keyframe", 2);
@@ -298,10 +298,10 @@ fn typed_commands_reach_the_sender_and_text_goes_both_ways() {
     assert!(small["bytes"].as_u64().unwrap() <= 20_000, "{small}");
     assert_eq!(small["verified"], true);
 
-    // What cannot be obeyed is refused, with the reason.
+    // A setting that cannot be applied is rejected with the reason.
     recv.type_line("/set interval=1");
     recv.says("the sender rejected a message: intervalMs must be");
-    // What is no command is text.
+    // A line that is not a valid command is sent as text.
     recv.type_line("/set interval=soon");
     assert_eq!(send.event("text", 2)["text"], "/set interval=soon");
     send.signal(Signal::INT);
@@ -309,7 +309,7 @@ fn typed_commands_reach_the_sender_and_text_goes_both_ways() {
 }
 
 #[test]
-fn no_set_ends_the_call() {
+fn no_setting_ends_the_call() {
     let rig = Rig::new();
     let mut recv = rig.recv("frames", &[]);
     let send = rig.send("pattern:320x240", &["--save", "sent"]);
@@ -320,7 +320,7 @@ fn no_set_ends_the_call() {
         recv.type_line(&format!("/set width={width} height={height}"));
         let line = recv.says_after(said, "the sender ");
         if let Some(size) = line.split("sends pictures of ").nth(1) {
-            // What the answer names is what comes, within the level that was offered (3.1).
+            // The pictures have the size in the answer, which is within the offered level (3.1).
             let (w, h) = size.trim().split_once('x').unwrap();
             let (w, h): (u64, u64) = (w.parse().unwrap(), h.parse().unwrap());
             assert!(w <= width && h <= height && w.min(h) >= 16, "{line}");
@@ -329,7 +329,7 @@ fn no_set_ends_the_call() {
             assert_eq!(frame["verified"], true, "{frame}");
         } else {
             assert!(line.contains("rejected a message: "), "{line}");
-            assert!(width.min(height) < 20, "{width}x{height} can be: {line}");
+            assert!(width.min(height) < 20, "{width}x{height} is possible: {line}");
         }
         more_keyframes(&recv, 2);
     }
@@ -405,7 +405,7 @@ fn statistics_and_dumps_are_written() {
         assert!(number("psnrDb") > 30.0 && number("ssim") > 0.8 && number("ssim") <= 1.0, "{line}");
         assert!(number("fill") <= 1.0 && number("fill") * number("maxBytes") > 1e3, "{line}");
         assert!(number("qp") <= 51.0 && number("passes") >= 1.0, "{line}");
-        // Also of the first one, which was encoded while there was nobody to send it to.
+        // Including the first keyframe, which was encoded before there was a receiver.
         for stage in ["captureAge", "convert", "encode", "packetize", "send"] {
             assert!(line["stagesMs"][stage].as_f64().is_some(), "{stage}: {line}");
         }
@@ -429,7 +429,7 @@ fn statistics_and_dumps_are_written() {
         let lines: Vec<Value> =
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert!(lines.len() >= 2, "{name}: {text}");
-        // What the summary calls video is what getStats counts, header and payload.
+        // The summary's video bytes are the headers and payloads in `getStats`.
         let said = if name == "recv" { &said_recv } else { &said_send };
         let summary = said.iter().find(|line| line["kind"] == "summary").unwrap();
         let (way, keys) = match name {
@@ -442,7 +442,7 @@ fn statistics_and_dumps_are_written() {
             .flat_map(|object| keys.map(|key| object[key].as_u64().unwrap()))
             .sum();
         let video = summary["videoBytes"][way].as_u64().unwrap();
-        // The summary is a moment younger.
+        // The summary is slightly newer.
         assert!(counted <= video && video < counted + counted / 2, "{counted} {video}");
         let mut kinds = HashSet::new();
         for line in &lines {
@@ -499,8 +499,8 @@ fn negotiation(name: &str, connection: &Value) {
     assert!(at("connectionstatechange", "connecting") < connected, "{name}: {log:#?}");
 }
 
-/// Follows the transport to the selected pair and its two candidates; all series of an object are as long as
-/// its times.
+/// Follows the transport to the selected pair and its two candidates, and checks that all series of an
+/// object are as long as its series of timestamps.
 fn check_like_an_importer(stats: &serde_json::Map<String, Value>) {
     let series = |id: &str, name: &str| -> Vec<Value> {
         let one = &stats[&format!("{id}-{name}")];
@@ -508,7 +508,7 @@ fn check_like_an_importer(stats: &serde_json::Map<String, Value>) {
     };
     let last = |id: &str, name: &str| series(id, name).pop().unwrap();
     for (key, one) in stats {
-        // Neither names nor properties hold a dash.
+        // Neither names nor properties contain a dash.
         let (id, property) = key.rsplit_once('-').unwrap();
         assert_eq!(series(id, property).len(), series(id, "timestamp").len(), "{key}");
         assert!(one["startTime"].as_str().unwrap().ends_with('Z'), "{key}: {one}");
@@ -522,7 +522,7 @@ fn check_like_an_importer(stats: &serde_json::Map<String, Value>) {
         let candidate = last(pair, end);
         let candidate = candidate.as_str().unwrap();
         assert_eq!(last(candidate, "isRemote"), is_remote, "{candidate}");
-        // A check may come before the candidate that it comes from (RFC 8445 §7.3.1.3).
+        // A check may arrive before the candidate it was sent from (RFC 8445 §7.3.1.3).
         let kind = last(candidate, "candidateType");
         assert!(kind == "host" || is_remote && kind == "prflx", "{candidate}: {kind}");
     }
@@ -530,7 +530,7 @@ fn check_like_an_importer(stats: &serde_json::Map<String, Value>) {
 
 #[test]
 fn a_receiver_that_crashed_gets_keyframes_again() {
-    // Either order of coming: what the sender knows of the receiver's socket differs.
+    // In both orders of joining, because the sender's information about the receiver's socket differs.
     for receiver_first in [true, false] {
         let rig = Rig::new();
         let (recv, send) = if receiver_first {
@@ -590,20 +590,20 @@ fn media_continues_while_the_server_restarts() {
     let address = rig.signal.trim_start_matches("ws://").to_owned();
     recv.says("signaling: ");
     send.says("signaling: ");
-    // No server at all: media has no need of it.
+    // There is no server at all; media does not need one.
     more_keyframes(&recv, 3);
     let (server, ..) = serve(rig.dir.path(), &address, &rig.turn, &[]);
     let old = std::mem::replace(&mut rig.server, server);
     old.end().well();
-    // Whoever is back first sees the other one come.
+    // The peer that is back first sees the remote peer join.
     let back = |process: &Running, from: usize| process.said_after(from, "is in the room");
     let limit = Instant::now() + HANG;
     while !back(&recv, lines_recv) && !back(&send, lines_send) {
-        assert!(Instant::now() < limit, "they did not come back");
+        assert!(Instant::now() < limit, "the peers did not join again");
         std::thread::sleep(Duration::from_millis(10));
     }
     more_keyframes(&recv, 3);
-    // A goodbye goes through the new server.
+    // A goodbye is relayed by the new server.
     send.signal(Signal::INT);
     send.end().well();
     recv.says("the sender said goodbye: stopped");

@@ -1,4 +1,4 @@
-//! The media line from a photo to files, without any network.
+//! The media pipeline from a photo to files, without the network.
 
 use std::{
     fs,
@@ -42,7 +42,7 @@ fn types(annex_b: &[u8]) -> Vec<NalType> {
     nal_units(annex_b).map(nal_type).collect()
 }
 
-/// White noise: the picture that is hardest to encode.
+/// White noise: the hardest picture to encode.
 fn noise(width: u32, height: u32, mut seed: u64) -> Frame {
     let data: Vec<u8> = (0..width * height * 3 / 2)
         .map(|_| {
@@ -54,7 +54,7 @@ fn noise(width: u32, height: u32, mut seed: u64) -> Frame {
 }
 
 #[test]
-fn photos_fill_the_budget_and_never_more() {
+fn photos_fill_the_budget_without_exceeding_it() {
     let mut encoder = encoder(BUDGET);
     let mut decoder = Decoder::new().unwrap();
     let mut last_id = None;
@@ -83,7 +83,7 @@ fn photos_fill_the_budget_and_never_more() {
 }
 
 #[test]
-fn a_steady_scene_takes_two_passes_at_most() {
+fn a_steady_scene_takes_at_most_two_passes() {
     for photo in photos() {
         let mut encoder = encoder(BUDGET);
         encoder.encode(photo).unwrap();
@@ -100,7 +100,7 @@ fn a_steady_scene_takes_two_passes_at_most() {
     }
 }
 
-/// The picture as a camera gives it the next time: every pixel off by one at most.
+/// The next picture of the same scene from a camera: every pixel differs by at most one.
 fn grainy(frame: &Frame, seed: u64) -> Frame {
     let grain = noise(frame.width, frame.height, seed);
     let luma = frame.y.iter().zip(&grain.y);
@@ -110,7 +110,8 @@ fn grainy(frame: &Frame, seed: u64) -> Frame {
     }
 }
 
-/// Pictures that are hard in ways of their own: plain, steep, fine, half and half, random.
+/// Pictures that are hard to encode for different reasons: plain, high contrast, fine detail,
+/// uneven, random.
 fn extremes(width: u32, height: u32) -> Vec<(&'static str, Frame)> {
     let drawn = |luma: &dyn Fn(u32, u32) -> u8| {
         let pixels = width * height;
@@ -123,7 +124,7 @@ fn extremes(width: u32, height: u32) -> Vec<(&'static str, Frame)> {
     vec![
         ("black", drawn(&|_, _| 16)),
         ("white", drawn(&|_, _| 235)),
-        ("checks of a pixel", drawn(&|x, y| if (x + y) % 2 == 0 { 16 } else { 235 })),
+        ("checks of 1 pixel", drawn(&|x, y| if (x + y) % 2 == 0 { 16 } else { 235 })),
         ("checks of 5 pixels", drawn(&|x, y| if (x / 5 + y / 5) % 2 == 0 { 16 } else { 235 })),
         ("ramp", drawn(&|x, _| (x * 255 / width) as u8)),
         (
@@ -137,12 +138,12 @@ fn extremes(width: u32, height: u32) -> Vec<(&'static str, Frame)> {
 }
 
 #[test]
-fn nothing_is_over_the_budget_whatever_comes_after_what() {
+fn no_sequence_of_pictures_exceeds_the_budget() {
     let mut encoder = encoder(BUDGET);
     let mut decoder = Decoder::new().unwrap();
     for (width, height) in [(1280, 720), (1920, 1080)] {
         let mut scenes = extremes(width, height);
-        // A photo after each: what was hard before must not spoil it.
+        // A photo follows each picture: the hard picture before it must not affect it.
         let mut between = photos().iter().cycle();
         while let Some((name, scene)) = scenes.pop() {
             let photo = between.next().unwrap().resize(width, height).unwrap();
@@ -167,7 +168,7 @@ fn nothing_is_over_the_budget_whatever_comes_after_what() {
 }
 
 #[test]
-fn a_cut_to_another_scene_is_filled_at_once() {
+fn the_first_keyframe_of_a_new_scene_fills_the_budget() {
     let mut encoder = encoder(BUDGET);
     let mut decoder = Decoder::new().unwrap();
     let plain = Frame::from_rgb8(1280, 720, &vec![99; 1280 * 720 * 3], SystemTime::now()).unwrap();
@@ -187,7 +188,7 @@ fn a_cut_to_another_scene_is_filled_at_once() {
 }
 
 #[test]
-fn sps_names_baseline_with_a_level_that_fits() {
+fn the_sps_has_the_baseline_profile_and_a_matching_level() {
     let mut encoder = encoder(BUDGET);
     let mut level = |frame: &Frame| {
         let data = encoder.encode(frame).unwrap().access_unit.data;
@@ -214,7 +215,7 @@ fn the_budget_can_change() {
 }
 
 #[test]
-fn noise_becomes_a_smaller_picture_and_the_size_comes_back() {
+fn noise_is_scaled_down_and_easy_scenes_restore_the_full_size() {
     let mut encoder = encoder(BUDGET);
     let mut decoder = Decoder::new().unwrap();
     let mut last_id = None;
@@ -240,11 +241,11 @@ fn noise_becomes_a_smaller_picture_and_the_size_comes_back() {
     }
     let photo = &photos()[0];
     let restored = (0..10).any(|_| encoder.encode(photo).unwrap().scaled_from.is_none());
-    assert!(restored, "an easy scene gets its full size back");
+    assert!(restored, "an easy scene restores the full size");
 }
 
 #[test]
-fn extreme_frames_are_encoded_or_refused() {
+fn extreme_sizes_are_encoded_or_rejected() {
     let mut encoder = encoder(BUDGET);
     let grey = |w: u32, h: u32| {
         Frame::from_rgb8(w, h, &vec![99; (w * h * 3) as usize], SystemTime::now()).unwrap()
@@ -262,7 +263,7 @@ fn extreme_frames_are_encoded_or_refused() {
 }
 
 #[test]
-fn large_noise_survives_the_encoders_own_limits() {
+fn large_noise_does_not_fail_at_the_limits_of_openh264() {
     let keyframe = encoder(50_000).encode(&noise(1920, 1080, 5)).unwrap();
     assert!(keyframe.access_unit.data.len() <= 50_000);
     assert_eq!(keyframe.scaled_from, Some((1920, 1080)));
@@ -287,7 +288,7 @@ fn the_decoder_recovers_after_garbage() {
         let frame = decoder.decode(&good).expect("the next keyframe works again");
         assert!(frame.psnr_y(&photo).unwrap() > 30.0);
     }
-    assert!(broken_seen >= 20, "only {broken_seen} of 40 were noticed");
+    assert!(broken_seen >= 20, "only {broken_seen} of 40 were detected");
 }
 
 #[test]
@@ -330,7 +331,7 @@ fn the_decoder_follows_a_continuous_stream() {
 }
 
 #[test]
-fn parameter_sets_may_come_apart() {
+fn parameter_sets_may_arrive_separately() {
     let data =
         encoder(30_000).encode(&photos()[0].fit(320, 180).unwrap()).unwrap().access_unit.data;
     let nals: Vec<&[u8]> = nal_units(&data).collect();
@@ -366,7 +367,7 @@ fn open_path(path: &Path) -> Result<Box<dyn Source>, SourceError> {
     open(&path.to_str().unwrap().parse().unwrap(), SourceOptions { size: Some((320, 180)) })
 }
 
-/// The error of a source that must not open, which must have a remedy and name its path.
+/// The error of a source that must not open; it must have a remedy and name the path.
 fn refused(path: &Path) -> SourceError {
     let error = open_path(path).err().expect("it must not open");
     assert!(!error.remedy().is_empty());
@@ -375,7 +376,7 @@ fn refused(path: &Path) -> SourceError {
 }
 
 #[test]
-fn a_photo_repeats_at_the_wanted_size() {
+fn a_photo_is_repeated_at_the_requested_size() {
     let mut source = open_path(&samples().join("fig.jpg")).unwrap();
     let (found, error) = frames(source.as_mut(), 3);
     assert!(error.is_none());
@@ -386,7 +387,7 @@ fn a_photo_repeats_at_the_wanted_size() {
 }
 
 #[test]
-fn a_directory_goes_round_and_skips_what_is_broken() {
+fn a_directory_is_repeated_without_broken_pictures() {
     let dir = tempfile::tempdir().unwrap();
     assert!(matches!(refused(dir.path()), SourceError::EmptyDirectory { .. }));
     fs::write(dir.path().join("0.jpg"), b"\xff\xd8\xff\xe0 no picture").unwrap();
@@ -407,7 +408,7 @@ fn a_directory_goes_round_and_skips_what_is_broken() {
 }
 
 #[test]
-fn broken_and_missing_files_are_named() {
+fn broken_and_missing_files_are_reported_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str, data: &[u8]| {
         let path = dir.path().join(name);
@@ -432,7 +433,7 @@ fn broken_and_missing_files_are_named() {
     assert!(matches!(refused(&dir.path().join("tiny.png")), SourceError::Picture { .. }));
 }
 
-/// Most memory this process has had, bytes.
+/// Peak memory of this process, in bytes.
 fn peak_memory() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -455,7 +456,7 @@ fn headers_of_huge_pictures_take_no_memory() {
         let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[16, 6, 0, 0, 0]].concat();
         png.extend(&header);
         png.extend(crc32(&[b"IHDR", &header[..]].concat()).to_be_bytes());
-        // A first piece of picture data, so that the decoder begins.
+        // Some picture data, so that the decoder starts.
         let data = [0x78, 0x9c, 0x63, 0, 0];
         png.extend((data.len() as u32).to_be_bytes());
         png.extend(b"IDAT");
@@ -468,11 +469,11 @@ fn headers_of_huge_pictures_take_no_memory() {
         let error = refused(&file("bomb.y4m", &y4m));
         assert!(matches!(error, SourceError::Y4mHeader { .. }), "{width}x{height}: {error}");
     }
-    // A JPEG of 65500x65500: start, frame header, scan, end.
+    // A JPEG of 65500x65500: start marker, frame header, scan, end marker.
     let mut jpeg = vec![0xff, 0xd8, 0xff, 0xc0, 0, 11, 8, 0xff, 0xdc, 0xff, 0xdc, 1, 1, 0x11, 0];
     jpeg.extend([0xff, 0xda, 0, 8, 1, 1, 0, 0, 63, 0, 1, 2, 3, 0xff, 0xd9]);
     assert!(matches!(refused(&file("bomb.jpg", &jpeg)), SourceError::Picture { .. }));
-    // Headers without an end: of the stream, and of a frame after a good one.
+    // Endless headers: of the stream, and of a frame after a valid one.
     let endless = |begin: &[u8]| {
         let begin = std::io::Cursor::new(begin.to_vec());
         let stream = std::io::Read::chain(begin, std::io::repeat(b'A'));
@@ -502,7 +503,7 @@ fn crc32(data: &[u8]) -> u32 {
 }
 
 #[test]
-fn a_y4m_that_is_cut_off_gives_what_it_has() {
+fn a_truncated_y4m_file_yields_its_complete_frames() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("cut.y4m");
     let mut data = b"YUV4MPEG2 W64 H36 F30:1 C420jpeg\n".to_vec();
@@ -522,7 +523,7 @@ fn a_y4m_that_is_cut_off_gives_what_it_has() {
 }
 
 #[test]
-fn an_h264_file_gives_its_keyframes_unchanged() {
+fn the_keyframes_of_an_h264_file_are_unchanged() {
     let mut encoder = encoder(20_000);
     let units: Vec<Vec<u8>> = (0..3)
         .map(|i| {
@@ -543,7 +544,7 @@ fn an_h264_file_gives_its_keyframes_unchanged() {
         .collect();
     assert_eq!(data, units);
 
-    // Later IDR pictures without parameter sets of their own get those of the first.
+    // Later IDR pictures without parameter sets get those of the first one.
     let slice = nal_units(&units[0]).nth(2).unwrap().to_vec();
     let mut bare = units[0].clone();
     bare.extend([0, 0, 1]);
@@ -555,7 +556,7 @@ fn an_h264_file_gives_its_keyframes_unchanged() {
 }
 
 #[test]
-fn a_stream_is_told_by_its_first_bytes() {
+fn the_format_of_a_stream_is_detected_from_its_first_bytes() {
     let stream = |data: Vec<u8>| {
         open_stream(
             Box::new(std::io::Cursor::new(data)),
@@ -565,7 +566,7 @@ fn a_stream_is_told_by_its_first_bytes() {
     };
     let jpeg = |name: &str| fs::read(samples().join(name)).unwrap();
     let single = frames(stream(jpeg("seeding.jpg")).unwrap().as_mut(), 4);
-    assert_eq!(single.0.len(), 4, "one picture repeats");
+    assert_eq!(single.0.len(), 4, "a single picture is repeated");
     let two = [jpeg("seeding.jpg"), jpeg("fig.jpg")].concat();
     let (found, error) = frames(stream(two).unwrap().as_mut(), 9);
     assert!(found.len() == 2 && error.is_none(), "several are a stream: {error:?}");
@@ -582,12 +583,12 @@ fn a_stream_is_told_by_its_first_bytes() {
 }
 
 #[test]
-fn a_camera_that_is_not_there_is_an_error() {
+fn a_missing_camera_is_an_error() {
     let spec = SourceSpec::Camera(CameraSpec { index: Some(4711), pixels: None });
     let error = open(&spec, SourceOptions::default()).err().unwrap();
     assert!(matches!(error, SourceError::NoCamera { index: Some(4711) }), "{error}");
     assert!(error.remedy().contains("pattern"));
-    // With or without cameras, listing them is no failure.
+    // Listing cameras succeeds whether or not there are any.
     let devices = list_devices().unwrap();
     assert!(devices.is_sorted_by_key(|device| device.index), "{devices:?}");
 }
@@ -621,7 +622,7 @@ fn the_sink_writes_every_format_and_a_line() {
     let Ok(Some(Captured::Frame(back))) = y4m.next() else { panic!() };
     assert_eq!(back.psnr_y(&photo), Some(f64::INFINITY));
 
-    // A picture that could not be decoded is kept as it came.
+    // A picture that could not be decoded is stored as received.
     let written = FrameWriter::new(&out, &[PictureFormat::Jpg])
         .unwrap()
         .write(b"broken", None, record(2.0))
@@ -668,14 +669,14 @@ fn a_new_run_never_overwrites() {
         .lines()
         .map(|line| serde_json::from_str::<FrameRecord>(line).ok().map(|record| record.seq))
         .collect();
-    assert_eq!(seqs, [Some(1), None, Some(42)], "the torn line stands alone");
-    // Files taken away do not free their numbers.
+    assert_eq!(seqs, [Some(1), None, Some(42)], "the incomplete line is separate");
+    // The numbers of deleted files are not reused.
     fs::remove_file(dir.path().join("000042.h264")).unwrap();
     assert_eq!(FrameWriter::new(dir.path(), &h264).unwrap().next_seq(), 43);
 }
 
 #[test]
-fn a_directory_that_cannot_be_is_refused_at_once() {
+fn a_directory_that_cannot_be_created_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     fs::write(&file, b"x").unwrap();
@@ -688,7 +689,7 @@ fn a_directory_that_cannot_be_is_refused_at_once() {
 }
 
 #[test]
-fn a_directory_that_vanishes_is_an_error_and_not_a_panic() {
+fn a_deleted_directory_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("frames");
     let mut writer = FrameWriter::new(&out, &[PictureFormat::H264]).unwrap();
@@ -697,13 +698,13 @@ fn a_directory_that_vanishes_is_an_error_and_not_a_panic() {
     let error = writer.write(b"two", None, record(2.0)).unwrap_err();
     assert!(error.to_string().contains("000002.h264"), "{error}");
     fs::create_dir(&out).unwrap();
-    // The number is still free, and the journal is where the directory is now.
+    // The number is still free, and the journal is in the new directory.
     assert_eq!(writer.write(b"three", None, record(3.0)).unwrap().record.seq, 2);
     assert_eq!(fs::read_to_string(out.join("frames.jsonl")).unwrap().lines().count(), 1);
 }
 
 #[test]
-fn the_pattern_encodes_like_a_picture() {
+fn the_pattern_is_about_as_hard_to_encode_as_a_photo() {
     let mut source = open(&"pattern".parse().unwrap(), SourceOptions::default()).unwrap();
     let mut encoder = encoder(BUDGET);
     let Ok(Some(Captured::Frame(frame))) = source.next() else { panic!() };

@@ -1,6 +1,6 @@
-//! Calls survive network changes: new addresses, another NAT, a machine that sleeps, a server that is too busy. The
-//! outage of each is printed, from the arrival times of keyframes. Network namespaces of
-//! Linux, but for the last ones.
+//! Calls survive network changes: new addresses, another NAT, a machine that sleeps, a server that is too busy.
+//! Each test prints the outage, calculated from the arrival times of keyframes. The first tests use Linux network
+//! namespaces.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::run::follow;
 use crate::run::{Rig, Running, run, serve};
 
-/// Waits until `recv` has this many more keyframes.
+/// Waits until `recv` has received this many more keyframes.
 fn more_keyframes(recv: &Running, more: usize) {
     recv.event("keyframe", recv.events("keyframe").len() + more);
 }
@@ -29,14 +29,14 @@ fn sent_when_both_end(send: Running, recv: Running) -> Vec<Value> {
     sent.json().into_iter().filter(|line| line["kind"] == "keyframe").collect()
 }
 
-/// Prints the maximum time between two consecutive keyframes, and how many of those sent arrived.
+/// Prints the maximum time between two consecutive keyframes, and how many of the sent keyframes arrived.
 fn print_outage(name: &str, dir: &Path, sent: &[Value]) {
     let text = fs::read_to_string(dir.join("frames.jsonl")).unwrap();
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let times: Vec<f64> = lines.iter().map(|line| line["receivedAt"].as_f64().unwrap()).collect();
     let longest = times.windows(2).map(|two| two[1] - two[0]).fold(0.0, f64::max);
     let (came, sent) = (lines.len(), sent.len());
-    println!("{name}: longest gap {longest:.2} s; {came} of {sent} keyframes came");
+    println!("{name}: maximum gap {longest:.2} s; {came} of {sent} keyframes arrived");
 }
 
 #[cfg(target_os = "linux")]
@@ -50,7 +50,7 @@ struct Moving {
 
 #[cfg(target_os = "linux")]
 impl Moving {
-    /// Keyframes flow between two peers behind NATs of these profiles.
+    /// Starts two peers behind NATs with these profiles and waits for keyframes.
     fn new(a: &str, b: &str) -> Self {
         let network =
             |text: &str| NetworkPlan { profile: text.parse().unwrap(), ..NetworkPlan::default() };
@@ -71,7 +71,7 @@ impl Moving {
         Self { lab, _server: server, dir, send, recv }
     }
 
-    /// Runs shell commands with a peer.
+    /// Runs shell commands in the network namespace of a peer.
     fn shell(&self, location: Location, script: &str) {
         let mut command = self.lab.command(location, "sh");
         let output = command.args(["-ec", script]).output().unwrap();
@@ -87,8 +87,8 @@ impl Moving {
         assert!(output.status.success(), "{script}: {said}");
     }
 
-    /// Keyframes flow again without intervention.
-    fn goes_on(self, name: &str) {
+    /// Checks that keyframes flow again without intervention.
+    fn continues(self, name: &str) {
         more_keyframes(&self.recv, 5);
         self.send.signal(Signal::INT);
         let sent = self.send.end();
@@ -102,7 +102,7 @@ impl Moving {
     }
 }
 
-/// Script: replaces the address by another one in the same network.
+/// A script that replaces the address with another one in the same network.
 #[cfg(target_os = "linux")]
 fn another_address(net: &str) -> String {
     format!(
@@ -117,7 +117,7 @@ fn the_phone_gets_another_address() {
     let moving = Moving::new("port", "port");
     moving.shell(Location::A, &another_address("192.168.1"));
     moving.send.says("this machine's network has changed");
-    moving.goes_on("the phone's address changes");
+    moving.continues("the phone's address changes");
 }
 
 #[cfg(target_os = "linux")]
@@ -125,12 +125,12 @@ fn the_phone_gets_another_address() {
 fn the_mac_gets_another_address() {
     let moving = Moving::new("port", "port");
     moving.shell(Location::B, &another_address("192.168.2"));
-    moving.goes_on("the Mac's address changes");
+    moving.continues("the Mac's address changes");
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn the_phone_is_without_a_network_for_a_while() {
+fn the_phone_has_no_network_for_some_seconds() {
     let moving = Moving::new("port", "port");
     moving.shell(Location::A, "ip addr del 192.168.1.2/24 dev eth0");
     moving.send.says("this machine has no network");
@@ -139,13 +139,13 @@ fn the_phone_is_without_a_network_for_a_while() {
         Location::A,
         "ip addr add 192.168.1.99/24 dev eth0; ip route replace default via 192.168.1.1",
     );
-    moving.goes_on("6 s without any address");
+    moving.continues("6 s without any address");
 }
 
-/// The NAT gets another address from its provider, and is of another kind: its old mappings are gone.
+/// The NAT gets another address from its provider and another type; its old mappings are lost.
 #[cfg(target_os = "linux")]
 #[test]
-fn the_nat_of_the_phone_restarts_as_another_kind() {
+fn the_nat_of_the_phone_restarts_with_another_type() {
     let moving = Moving::new("port", "port");
     let layer = "sym".parse::<orion_peer::nat::Profile>().unwrap().layers[0];
     let rules = orion_peer::netns::rules::rules(&layer, "203.0.113.4".parse().unwrap()).unwrap();
@@ -163,7 +163,7 @@ fn the_nat_of_the_phone_restarts_as_another_kind() {
     // Outgoing packets still arrive; incoming ones do not.
     moving.send.says("nothing has been received for 4 s: looking for another path");
     moving.send.says("connected to the receiver again");
-    moving.goes_on("another NAT");
+    moving.continues("another NAT");
 }
 
 fn asleep(name: &str, long: Duration, who: impl Fn(&Running, &Running) -> u32) {
@@ -253,7 +253,7 @@ fn the_server_is_down_for_some_seconds() {
     assert_eq!(text.lines().count(), sent.len(), "a keyframe was lost");
 }
 
-/// The newer socket of a device wins; the sender offers to it, and the older one reports why it ends.
+/// The newer socket of a device takes precedence: the sender offers to it, and the older one reports why it ends.
 #[test]
 fn a_second_mac_takes_over() {
     let rig = Rig::new();

@@ -15,15 +15,15 @@ use crate::peer::{keyframe, pair_of};
 const TRANSPORT_CC: &str =
     "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01";
 
-/// A link of 1 Mbit/s with a queue as in small home routers.
+/// A link of 1 Mbit/s with the queue of a small home router.
 fn uplink() -> Arc<Gateway> {
     let queue = Some(Queue::Bytes(32_768));
     let link = LinkSettings { rate: Some(1_000_000), queue, ..LinkSettings::default() };
     Gateway::new(GatewayConfig { link, ..GatewayConfig::default() }).unwrap()
 }
 
-/// Sends keyframes of 60 KB over it, one after another. Returns the number of packets its queue dropped, and the
-/// bitrate reported at the end.
+/// Sends keyframes of 60 KB over this link, one after another. Returns the number of packets that its queue
+/// dropped, and the bitrate reported at the end.
 async fn over_uplink(pace: RateSetting, count: usize) -> (u64, Option<u64>) {
     let uplink = uplink();
     let config = |role| {
@@ -54,7 +54,7 @@ async fn over_uplink(pace: RateSetting, count: usize) -> (u64, Option<u64>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_small_queue_drops_nothing_of_paced_keyframes() {
+async fn a_small_queue_drops_no_packets_of_paced_keyframes() {
     let (dropped, bitrate) = over_uplink(RateSetting::Auto, 3).await;
     assert_eq!(dropped, 0);
     let bitrate = bitrate.expect("the capacity of the path was measured");
@@ -100,7 +100,7 @@ async fn transport_wide_feedback_is_accepted_if_offered() {
     let answer = answer_to(chromium_offer(&extra)).await;
     assert!(answer.contains(&format!("a=extmap:5 {TRANSPORT_CC}\r\n")), "{answer}");
     assert!(answer.contains("a=rtcp-fb:109 transport-cc"), "{answer}");
-    // Send times are of use to an estimate of the receiver's only, see `remb`.
+    // Send times are useful only for an estimate by the receiver, see `remb`.
     assert!(answer.contains("abs-send-time") && !answer.contains("goog-remb"), "{answer}");
 
     let answer = answer_to(chromium_offer("")).await;

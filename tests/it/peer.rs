@@ -40,14 +40,14 @@ fn config(role: PeerRole) -> PeerConfig {
     config
 }
 
-/// One of two peers: its events without the candidates, which are passed to the remote peer.
+/// One of two peers, and its events except for candidates, which are passed to the remote peer.
 pub struct End {
     pub peer: Arc<Peer>,
     events: mpsc::Receiver<PeerEvent>,
 }
 
 impl End {
-    /// Waits for the first event in which `found` finds something.
+    /// Waits for the first event for which `found` returns a value.
     pub async fn event<T>(&mut self, mut found: impl FnMut(PeerEvent) -> Option<T>) -> T {
         let wait = async {
             loop {
@@ -57,7 +57,7 @@ impl End {
                 }
             }
         };
-        timeout(HANG, wait).await.expect("the event never came")
+        timeout(HANG, wait).await.expect("the event never occurred")
     }
 
     async fn message(&mut self) -> ControlMessage {
@@ -94,12 +94,12 @@ async fn pair() -> (End, End) {
     pair_of(config(PeerRole::Sender), config(PeerRole::Receiver)).await
 }
 
-/// The same, with these configurations.
+/// Like `pair`, with these configurations.
 pub async fn pair_of(sender: PeerConfig, receiver: PeerConfig) -> (End, End) {
     pair_that_offers(sender, receiver, |offer| offer).await
 }
 
-/// The same, with the offer changed before it reaches the receiver.
+/// Like `pair_of`, with the offer changed before it reaches the receiver.
 pub async fn pair_that_offers(
     sender: PeerConfig,
     receiver: PeerConfig,
@@ -109,7 +109,7 @@ pub async fn pair_that_offers(
     let (receiver, receiver_events) = Peer::new(receiver).await.unwrap();
     let (sender, receiver) = (Arc::new(sender), Arc::new(receiver));
     let offer = sender.create_offer().await.unwrap();
-    // Candidates arrive before their description: they are kept.
+    // Candidates that arrive before their description are kept.
     let sender_events = pump(sender_events, &receiver);
     let answer = receiver.accept_offer(change(offer)).await.unwrap();
     let receiver_events = pump(receiver_events, &sender);
@@ -146,14 +146,14 @@ pub fn keyframe(bytes: u32) -> AccessUnit {
     unit(data)
 }
 
-/// An access unit of these bytes.
+/// An access unit with these bytes.
 pub fn unit(data: impl Into<Bytes>) -> AccessUnit {
     let data = data.into();
     let (width, height) = h264::dimensions(&data).unwrap_or_default();
     AccessUnit { data, width, height, captured_at: SystemTime::now() }
 }
 
-/// The end of its events proves that nothing is left that could raise one: no task, channel or track.
+/// The end of the event stream proves that no task, channel or track is left that could send an event.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_was_used_and_closed_leaves_nothing_behind() {
     let (sender, receiver) = pair().await;
@@ -164,7 +164,7 @@ async fn a_peer_that_was_used_and_closed_leaves_nothing_behind() {
         peer.close().await;
         drop(peer);
         let ended = async { while events.recv().await.is_some() {} };
-        timeout(HANG, ended).await.expect("something of a closed peer lives on");
+        timeout(HANG, ended).await.expect("a part of a closed peer still exists");
     }
 }
 
@@ -213,7 +213,7 @@ async fn a_ping_is_answered_by_the_peer_itself() {
     assert_eq!((id, echoed), (Id::Text("p".into()), ts));
     assert!(asked <= at && at <= epoch_seconds(SystemTime::now()), "{asked} {at}");
     assert!(asked_at < read_at && read_at < Instant::now());
-    // The ping itself is not reported: the next message is the first event.
+    // The ping itself is not reported, so the next message is the first event.
     let text = ControlMessage::Text { id: Id::Number(1), text: "after it".into() };
     sender.peer.send_control(&text).await.unwrap();
     assert_eq!(receiver.message().await, text);
@@ -288,7 +288,7 @@ impl Stream {
         Self { encoder, width, height, pictures: 0 }
     }
 
-    /// The next picture, Annex B.
+    /// The next picture in Annex B format.
     pub fn next(&mut self, keyframe: bool) -> Vec<u8> {
         if keyframe {
             self.encoder.force_intra_frame();
@@ -306,7 +306,7 @@ impl Stream {
     }
 }
 
-/// A server for the two sessions.
+/// A server for a sending and a receiving session.
 pub async fn server() -> RunningServer {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     Server::start(ServerConfig::dev().await.unwrap(), listener).await.unwrap()
@@ -347,7 +347,7 @@ pub async fn receive(server: &RunningServer, out: &Path, count: u64) -> Received
     received
 }
 
-/// A sender in the room, connected.
+/// A sender that has joined the room and is connected.
 pub async fn sending(server: &RunningServer) -> (Call, Arc<Peer>) {
     let mut link = Call::start(link(server, "phone", PeerRole::Sender));
     loop {
@@ -373,7 +373,7 @@ async fn a_peer_with_a_full_event_queue_still_says_goodbye() {
         }
     };
     let ((phone, _peer), ()) = tokio::join!(sending(&server), met);
-    // More than its queue holds: its task blocks on reporting the next one.
+    // More messages than its queue can hold: its task blocks on reporting the next one.
     let peer = mac.peer().unwrap();
     for number in 0..600 {
         let text = ControlMessage::Text { id: Id::Number(number), text: number.to_string() };
@@ -429,7 +429,8 @@ async fn a_continuous_stream_is_decoded_and_its_keyframes_written() {
     let mut stream = Stream::new(320, 240);
     let (received, asked) = tokio::join!(timeout(HANG, receive(&server, dir.path(), 3)), async {
         let (mut link, peer) = sending(&server).await;
-        // The stream is joined in the middle: nothing can be shown before a keyframe, so one is requested.
+        // The receiver joins in the middle of the stream: nothing can be shown before a keyframe, so it
+        // requests one.
         stream.next(true);
         let mut asked = None;
         while asked.is_none() {

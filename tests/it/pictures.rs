@@ -1,8 +1,7 @@
-//! Pictures as found in practice: photos with something behind them, streams with something between their
-//! frames, files that are cut off, scans and colors of every kind.
-//!
-//! The values are those of Pillow 13.0.0 with libjpeg-turbo: means of red, green and blue over the cells
-//! of a grid, 4 across and 3 down. The pictures were written by libjpeg-turbo's `cjpeg`.
+//! Pictures as found in practice: photos followed by other data, streams with data between their frames,
+//! truncated files, and scans and colors of every kind. The expected values are from Pillow 13.0.0 with
+//! libjpeg-turbo: means of red, green and blue over the cells of a grid, 4 across and 3 down. The
+//! pictures were written by libjpeg-turbo's `cjpeg`.
 
 use std::{
     fs,
@@ -58,7 +57,7 @@ fn bytes(name: &str) -> Vec<u8> {
     fs::read(data(name)).unwrap()
 }
 
-/// The means of a frame's cells.
+/// The mean colors of a frame's cells.
 fn cells(frame: &Frame) -> Cells {
     let rgb = frame.to_rgb8().unwrap();
     let (width, height) = (frame.width as usize, frame.height as usize);
@@ -87,7 +86,7 @@ fn looks_like(frame: &Frame, expected: &Cells, what: &str) {
     assert!(off <= 3, "{what}: {found:?} is not {expected:?}");
 }
 
-/// Reads a file with this content.
+/// Writes this content to a file and reads the picture.
 fn read(content: &[u8]) -> Result<Frame, SourceError> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("photo.jpg");
@@ -104,13 +103,13 @@ fn pipe(content: &[u8]) -> Result<Box<dyn Source>, SourceError> {
 fn frames(source: &mut dyn Source, count: usize) -> Vec<Frame> {
     let next = || match source.next().unwrap() {
         Some(Captured::Frame(frame)) => Some(frame),
-        Some(Captured::AccessUnit(_)) => panic!("pixels become no access unit"),
+        Some(Captured::AccessUnit(_)) => panic!("pixels must not yield an access unit"),
         None => None,
     };
     std::iter::from_fn(next).take(count).collect()
 }
 
-/// It is one picture, which repeats, and not a stream of several.
+/// Asserts that the content is one picture, which is repeated, and not a stream of several.
 #[track_caller]
 fn is_one(content: &[u8], expected: &Cells, what: &str) {
     looks_like(&read(content).unwrap(), expected, what);
@@ -122,10 +121,10 @@ fn is_one(content: &[u8], expected: &Cells, what: &str) {
 }
 
 #[test]
-fn what_is_behind_a_photo_does_not_matter() {
+fn data_after_a_photo_does_not_matter() {
     let photo = bytes("base.jpg");
     let preview = bytes("fig.jpg");
-    // As in trailing-ffda.jpg and trailing-newline.jpg; the videos of motion photos; padding.
+    // Data as in trailing-ffda.jpg and trailing-newline.jpg, the videos of motion photos, and padding.
     let video = [&b"\0\0\0\x1cftypmp42"[..], &[0x5a; 5000], &preview, b"SEFHk\0\0\0SEFT"].concat();
     let trailers = [
         &b""[..],
@@ -142,13 +141,13 @@ fn what_is_behind_a_photo_does_not_matter() {
         let shown = String::from_utf8_lossy(&trailer[..trailer.len().min(12)]);
         is_one(&[&photo, trailer].concat(), &BASE, &format!("a photo and {shown:?}"));
     }
-    // Endless data behind a photo is abandoned at some point.
+    // Reading of endless data after a photo stops at some point.
     let endless = Cursor::new(photo).chain(std::io::repeat(b'.'));
     let source = open_stream(Box::new(endless), "standard input", SourceOptions::default());
     assert_eq!(frames(source.unwrap().as_mut(), 3).len(), 3);
 }
 
-/// A JPEG with one more segment behind its start marker.
+/// A JPEG with an additional segment after its start marker.
 fn with_segment(jpeg: &[u8], marker: u8, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u16 + 2).to_be_bytes();
     [&jpeg[..2], &[0xff, marker], &length, payload, &jpeg[2..]].concat()
@@ -180,9 +179,9 @@ fn mpf(index: Option<(u32, u32)>) -> Vec<u8> {
 }
 
 #[test]
-fn the_second_picture_of_a_file_is_not_a_frame() {
+fn a_secondary_picture_in_a_file_is_not_a_frame() {
     let (photo, other) = (bytes("base.jpg"), bytes("fig.jpg"));
-    // A photo lists what is behind it: a stereo pair, or a photo with its gain map.
+    // A photo may list the pictures after it, as in a stereo pair or a photo with a gain map.
     let begin = (with_segment(&photo, 0xe2, &mpf(Some((0, 0)))).len() - 10) as u32;
     let length = other.len() as u32;
     for (what, index, between) in [
@@ -194,16 +193,16 @@ fn the_second_picture_of_a_file_is_not_a_frame() {
         let first = with_segment(&photo, 0xe2, &mpf(Some(index)));
         let file = [first, vec![0; between], other.clone()].concat();
         is_one(&file, &BASE, what);
-        // Several of them in a row are a stream of the first of each.
+        // Several such files in a row are a stream of their first pictures.
         let found = frames(pipe(&[&file[..], &file].concat()).unwrap().as_mut(), 9);
         assert_eq!(found.len(), 2, "{what}");
         for frame in &found {
             looks_like(frame, &BASE, what);
         }
     }
-    // Or the second identifies itself.
+    // Or the second picture identifies itself.
     let eye = with_segment(&other, 0xe2, &mpf(None));
-    is_one(&[&photo[..], &eye].concat(), &BASE, "the other eye");
+    is_one(&[&photo[..], &eye].concat(), &BASE, "the second view");
     for namespace in
         ["http://ns.adobe.com/hdr-gain-map/1.0/", "http://ns.apple.com/HDRGainMap/1.0/"]
     {
@@ -211,7 +210,7 @@ fn the_second_picture_of_a_file_is_not_a_frame() {
         let map = with_segment(&other, 0xe1, xmp.as_bytes());
         is_one(&[&photo[..], &map].concat(), &BASE, namespace);
     }
-    // Two photos in a row are two.
+    // Two unrelated photos in a row are two pictures.
     let found = frames(pipe(&[photo, other].concat()).unwrap().as_mut(), 9);
     assert_eq!(found.len(), 2);
     looks_like(&found[0], &BASE, "the first of two");
@@ -237,14 +236,14 @@ fn frames_of_a_stream_may_have_padding_between_them() {
     // A truncated frame is reported, and the others are delivered.
     let stream = [&frame[..], &frame[..700], &frame].concat();
     let mut source = pipe(&stream).unwrap();
-    looks_like(&frames(source.as_mut(), 1)[0], &BASE, "in front of the damage");
+    looks_like(&frames(source.as_mut(), 1)[0], &BASE, "before the damage");
     let error = source.next().unwrap_err();
     assert!(error.to_string().contains("cut off") && !error.is_final(), "{error}");
     assert_eq!(frames(source.as_mut(), 9).len(), 1);
 }
 
 #[test]
-fn a_photo_without_its_end_marker_is_used_and_half_a_photo_is_not() {
+fn a_photo_without_an_end_marker_is_used_but_half_a_photo_is_not() {
     for (name, expected) in [
         ("base.jpg", BASE),
         ("fig.jpg", FIG),
@@ -259,12 +258,13 @@ fn a_photo_without_its_end_marker_is_used_and_half_a_photo_is_not() {
             assert!(read(&photo[..length]).unwrap().y == whole.y, "{name}: {length}");
             is_one(&photo[..length], &expected, name);
         }
-        // Wherever it is cut, nothing gray is shown; even if an end marker was added there.
+        // Wherever it is cut, no gray is shown, even if an end marker was added there.
         for length in (3..photo.len() - 2).rev().step_by(13) {
             for end in [&[][..], &[0xff, 0xd9], &[0; 600]] {
                 let cut = [&photo[..length], end].concat();
                 match read(&cut) {
-                    // A progressive picture may end, less sharp, with any scan and an end marker.
+                    // A progressive picture may end after any scan with an end marker; it is then less
+                    // sharp.
                     Ok(frame) => {
                         let may = name.contains("progressive") && end.len() == 2;
                         let least = if may { 14.0 } else { 90.0 };
@@ -302,7 +302,7 @@ fn scans_of_every_kind_are_decoded() {
 }
 
 #[test]
-fn huffman_tables_may_be_missing_anywhere() {
+fn huffman_tables_may_be_missing_in_files_and_streams() {
     let (without, with) = (bytes("no-dht.jpg"), bytes("base.jpg"));
     assert!(without.len() < with.len());
     is_one(&without, &BASE, "without tables");
@@ -316,8 +316,8 @@ fn huffman_tables_may_be_missing_anywhere() {
 
 // Colors.
 
-/// `fig-display-p3.jpg` in sRGB by littlecms 2.19 through Pillow; its numbers as they are make 147, 146,
-/// 144 to 191, 66, 42.
+/// `fig-display-p3.jpg` converted to sRGB by littlecms 2.19 through Pillow; without conversion, its
+/// cells are 147, 146, 144 to 191, 66, 42.
 const FIG_P3: Cells = [
     [148, 146, 144],
     [97, 60, 53],
@@ -333,7 +333,7 @@ const FIG_P3: Cells = [
     [143, 52, 51],
 ];
 
-/// `half-transparent.png`, magenta and red that fade in from the top, put on white by Pillow.
+/// `half-transparent.png`, magenta and red that fade in from the top, blended with white by Pillow.
 const FADED: Cells = [
     [255, 215, 255],
     [255, 215, 255],
@@ -349,7 +349,7 @@ const FADED: Cells = [
     [255, 41, 41],
 ];
 
-/// `full-range.y4m` as a picture by ffmpeg 5.1.9.
+/// `full-range.y4m` converted to a picture by ffmpeg 5.1.9.
 const FULL: Cells = {
     let (dark, light) = ([20; 3], [240; 3]);
     [dark, dark, light, light, dark, dark, light, light, dark, dark, light, light]
@@ -371,8 +371,8 @@ fn color_profiles_are_converted() {
 }
 
 #[test]
-fn what_is_transparent_is_shown_on_white() {
-    is_one(&bytes("all-transparent-magenta.png"), &[[255; 3]; 12], "nothing but transparency");
+fn transparent_parts_are_shown_on_white() {
+    is_one(&bytes("all-transparent-magenta.png"), &[[255; 3]; 12], "fully transparent");
     is_one(&bytes("half-transparent.png"), &FADED, "half transparent");
 }
 
@@ -381,7 +381,7 @@ fn every_format_has_the_same_colors() {
     let mut source = pipe(&bytes("full-range.y4m")).unwrap();
     let full = frames(source.as_mut(), 1).remove(0);
     looks_like(&full, &FULL, "full-range.y4m");
-    // The picture in other color spaces, as third-party streams may have it.
+    // The picture in other color spaces, which third-party streams may use.
     let fig = read_picture(&data("fig.jpg")).unwrap();
     let wide = Colour { full_range: true, primaries: 12, transfer: 13, matrix: 1 };
     for (frame, colour) in [
@@ -391,7 +391,7 @@ fn every_format_has_the_same_colors() {
         (fig.clone(), Colour { full_range: true, matrix: 9, ..fig.colour }),
         (fig, wide),
     ] {
-        // The values stay, but denote other colors.
+        // The samples stay the same, but are interpreted as other colors.
         let frame = Frame { colour, ..frame };
         let expected = cells(&frame);
         let mut encoder = KeyframeEncoder::new(EncoderConfig::default()).unwrap();
@@ -415,7 +415,7 @@ fn every_format_has_the_same_colors() {
         assert_eq!(back.colour.full_range, colour.full_range);
         looks_like(&back, &expected, &format!("y4m, {colour}"));
     }
-    // Primaries are said in JPEG and PNG: read again, it is in sRGB.
+    // JPEG and PNG files specify the primaries; when read again, the picture is in sRGB.
     let p3 = Frame { colour: wide, ..read_picture(&data("fig-display-p3.jpg")).unwrap() };
     let dir = tempfile::tempdir().unwrap();
     let formats = [PictureFormat::Jpg, PictureFormat::Png];
@@ -431,7 +431,7 @@ fn every_format_has_the_same_colors() {
 }
 
 #[test]
-fn sender_and_receiver_say_what_there_is_to_say() {
+fn sender_and_receiver_report_notices_and_colors() {
     let rig = Rig::new();
     let photo = bytes("base.jpg");
     fs::write(rig.path("endless.jpg"), &photo[..photo.len() - 2]).unwrap();

@@ -26,7 +26,8 @@ fn gateway(link: LinkSettings, seed: u64) -> Arc<Gateway> {
     Gateway::new(GatewayConfig { link, seed, ..GatewayConfig::default() }).unwrap()
 }
 
-/// A pair with the sender behind a link with half this round trip each way, still without loss.
+/// A pair whose sender is behind a link with half this round trip in each direction, initially without
+/// loss.
 async fn pair(round_trip: Duration, seed: u64, repair: bool) -> (End, End, Arc<Gateway>) {
     let near = gateway(LinkSettings { delay: round_trip / 2, ..LinkSettings::default() }, seed);
     let far = gateway(LinkSettings::default(), seed);
@@ -39,12 +40,12 @@ async fn pair(round_trip: Duration, seed: u64, repair: bool) -> (End, End, Arc<G
     (sender, receiver, near)
 }
 
-/// Waits for the next access unit, which must be this one.
+/// Waits for the next access unit, which must be this one; returns the number of retransmitted packets.
 async fn comes(receiver: &mut End, sent: &AccessUnit, what: &str) -> u32 {
     receiver
         .event(|event| match event {
             PeerEvent::AccessUnit(came) => {
-                assert!(came.unit.data == sent.data, "{what}: other bytes came");
+                assert!(came.unit.data == sent.data, "{what}: different bytes arrived");
                 Some(came.unit.retransmitted)
             }
             PeerEvent::Broken(broken) => panic!("{what}: {broken:?}"),
@@ -88,11 +89,11 @@ async fn a_keyframe_sent_into_an_outage_arrives_after_it() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     near.set_link(clear);
     let repaired = comes(&mut receiver, &sent, "through the outage").await;
-    assert!(repaired > 70, "{repaired}: it was lost as a whole");
+    assert!(repaired > 70, "only {repaired} packets were retransmitted");
     close((sender, receiver)).await;
 }
 
-/// The very first keyframe is lost from its first packet on: the receiver does not know the stream yet.
+/// The very first keyframe is lost completely, so the receiver does not know the stream yet.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_first_keyframe_arrives_even_if_all_of_it_was_lost() {
     let (sender, mut receiver, near) = pair(20 * MS, 1, true).await;
@@ -106,7 +107,7 @@ async fn the_first_keyframe_arrives_even_if_all_of_it_was_lost() {
     close((sender, receiver)).await;
 }
 
-/// Proves that the benchmark compares different behavior.
+/// Shows that the setting that `benches/loss.rs` compares has an effect.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_repair_a_lost_packet_breaks_its_keyframe() {
     let (sender, mut receiver, near) = pair(20 * MS, 1, false).await;
@@ -127,7 +128,8 @@ async fn without_repair_a_lost_packet_breaks_its_keyframe() {
     close((sender, receiver)).await;
 }
 
-/// More packets than the replay window of the crate's default (64), and than one NACK's bitmask.
+/// The keyframe has more packets than the crate's default replay window (64) and than the bitmask of
+/// one NACK.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_packet_lost_far_behind_the_newest_is_repaired() {
     let (sender, mut receiver, near) = pair(100 * MS, 3, true).await;
@@ -139,7 +141,7 @@ async fn a_packet_lost_far_behind_the_newest_is_repaired() {
     close((sender, receiver)).await;
 }
 
-/// A description of a peer that has no RTX (RFC 4588).
+/// The description of a peer without RTX (RFC 4588).
 fn without_rtx(sdp: &str) -> String {
     let rtx = sdp
         .lines()
@@ -159,7 +161,7 @@ fn without_rtx(sdp: &str) -> String {
     lines.collect()
 }
 
-/// Keyframes over a lossy link; the `getStats` objects of the stream at both peers.
+/// Sends keyframes over a lossy link; returns the `getStats` objects of the stream at both peers.
 async fn repaired_over(change: impl FnOnce(String) -> String) -> [serde_json::Value; 2] {
     let near = gateway(LinkSettings { delay: 10 * MS, ..LinkSettings::default() }, 4);
     let config = |role, gateway| PeerConfig { gateway, ..PeerConfig::new(role) };
@@ -196,13 +198,13 @@ async fn retransmissions_use_a_separate_stream_if_both_peers_agree() {
     let count = |stats: &serde_json::Value, key: &str| stats[key].as_u64().unwrap_or_default();
     assert!(count(&sent, "retransmittedPacketsSent") > 20, "{sent}");
     assert!(count(&received, "retransmittedPacketsReceived") > 20, "{received}");
-    // 85 packets of each keyframe, and retransmissions.
+    // 85 packets per keyframe, plus retransmissions.
     let again = count(&sent, "retransmittedPacketsSent");
     assert!(count(&sent, "packetsSent") >= 6 * 85 + again, "{sent}");
     assert!(count(&sent, "bytesSent") > 600_000 + 20 * 1000, "{sent}");
 }
 
-/// Then retransmissions use the stream itself.
+/// Without RTX, retransmissions use the stream itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_without_rtx_gets_unchanged_packets() {
     for stats in repaired_over(|offer| without_rtx(&offer)).await {
@@ -281,11 +283,11 @@ fn damaged(clean: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
         ("slice header overwritten", zeroed),
         ("cut in half", clean[..clean.len() / 2].to_vec()),
         ("parameter sets of another size", [sets_of_another, picture].concat()),
-        ("parameter sets alone", only(clean, is_set)),
+        ("parameter sets only", only(clean, is_set)),
     ]
 }
 
-/// Sends an access unit, and announces the hash of `announced`.
+/// Sends an access unit, but announces the hash of `announced`.
 async fn send_as(peer: &Peer, seq: u64, data: &[u8], announced: &[u8]) {
     let unit = unit(data.to_vec());
     let rtp_timestamp = peer.next_rtp_timestamp(&unit).unwrap();
@@ -305,18 +307,18 @@ async fn send_as(peer: &Peer, seq: u64, data: &[u8], announced: &[u8]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_every_damaged_keyframe_the_next_clean_one_is_verified() {
+async fn the_next_intact_keyframe_after_a_damaged_one_is_verified() {
     let dir = tempfile::tempdir().unwrap();
     let server = peer::server().await;
     let (mut small, mut large) = (Stream::new(320, 240), Stream::new(640, 480));
     let first = small.next(true);
     let bad = damaged(&first);
-    // Anything but a keyframe is not written; the size changes with each clean one.
+    // Only keyframes are written; the size changes with each intact keyframe.
     let keyframes = bad.iter().filter(|(_, data)| h264::is_keyframe(data)).count();
     let clean: Vec<Vec<u8>> = std::iter::once(first.clone())
         .chain((0..bad.len()).map(|n| if n % 2 == 0 { large.next(true) } else { small.next(true) }))
         .collect();
-    // The last one has no parameter sets: they are known from the one before it.
+    // The last one has no parameter sets; the receiver has them from the previous one.
     let bare = only(clean.last().unwrap(), |kind| !is_set(kind));
     let count = (clean.len() + keyframes + 1) as u64;
     let (received, ()) =
@@ -331,7 +333,7 @@ async fn after_every_damaged_keyframe_the_next_clean_one_is_verified() {
             tokio::time::sleep(500 * MS).await;
             link.close("done").await;
         });
-    let received = received.expect("a clean keyframe never arrived");
+    let received = received.expect("an intact keyframe never arrived");
     let verified: Vec<&Vec<u8>> = clean.iter().chain([&bare]).collect();
     let good: Vec<_> =
         received.keyframes.iter().filter(|one| one.written.record.verified == Some(true)).collect();

@@ -1,6 +1,6 @@
-//! Text output of the process: text from hostile servers, peers and files cannot control a terminal or a
-//! CI runner; logs contain no secrets; a reader that does not read costs bounded memory; a configuration file that
-//! happens to be in the working directory cannot redirect secrets.
+//! Text output of the process: text from hostile servers, peers and files cannot control a terminal or a CI
+//! runner; logs contain no secrets; an output pipe that is not read costs bounded memory; a configuration file
+//! that happens to be in the working directory cannot redirect secrets.
 
 use std::{
     fs,
@@ -33,12 +33,13 @@ fn token(header: &Value) -> String {
     format!("{}.{}.c2ln", part(header), part(&claims))
 }
 
-/// Checks the output of a command against the rules. The text must be there, or nothing was tested.
+/// Checks the output of a command against the rules. The hostile text must be in the output, otherwise nothing was
+/// tested.
 #[track_caller]
 fn clean(what: &str, ended: &Ended) {
     let stdout = ended.stdout.join("\n");
     let text = format!("{}\n{stdout}", ended.stderr);
-    assert!(text.contains("HOSTILE"), "{what}: the text is not shown at all: {text:?}");
+    assert!(text.contains("HOSTILE"), "{what}: the text is missing: {text:?}");
     clean_text(what, &text);
 }
 
@@ -70,7 +71,7 @@ fn answers(answer: Vec<u8>) -> SocketAddr {
     address
 }
 
-/// An HTTP response with a hostile reason phrase, as far as HTTP libraries accept one.
+/// An HTTP response with this status and JSON body.
 fn http(status: u16, body: &str) -> Vec<u8> {
     let head = format!(
         "HTTP/1.1 {status} Nope\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
@@ -145,7 +146,7 @@ fn names_of_codecs_are_only_displayed() {
     request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
     let stream = std::net::TcpStream::connect(address).unwrap();
     let mut phone = tungstenite::client(request, stream).unwrap().0;
-    // Within a line of a description there are no line ends but a lone carriage return.
+    // Within a line of a description, the only possible line end is a lone carriage return.
     let codec = HOSTILE.replace("\r\n", "\r").replace('/', "");
     let sdp = format!(
         "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0\r\n\
@@ -174,7 +175,7 @@ fn urls_of_ice_servers_are_only_displayed() {
 
 #[test]
 fn key_ids_of_a_login_service_are_only_logged() {
-    // The public key of RFC 7515, appendix A.3, twice under the same id: that is warned of.
+    // The public key of RFC 7515, appendix A.3, twice with the same id, which causes a warning.
     let key = json!({
         "kty": "EC", "crv": "P-256", "alg": "ES256", "kid": HOSTILE,
         "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
@@ -217,7 +218,7 @@ fn key_ids_of_a_login_service_are_only_logged() {
 #[test]
 fn names_of_devices_are_only_listed() {
     let dir = tempfile::tempdir().unwrap();
-    // Not what `pairs add` takes, but what may be in a store that something else fills.
+    // `pairs add` rejects such a name, but a store may also be written by other software.
     let add =
         ["serve", "pairs", "add", "--db", "p.db", "--user", "u", "--phone", "p", "--mac", "m"];
     assert_eq!(run(dir.path(), &add).code, Some(0));
@@ -314,13 +315,13 @@ fn wait_for_frames(dir: &Path, count: usize) -> usize {
         if frames >= count {
             return frames;
         }
-        assert!(Instant::now() < limit, "{frames} of {count} keyframes came");
+        assert!(Instant::now() < limit, "only {frames} of {count} keyframes arrived");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
 #[test]
-fn a_reader_that_does_not_read_costs_bounded_memory_and_no_keyframe() {
+fn an_unread_output_costs_bounded_memory_and_no_keyframe() {
     let rig = Rig::new();
     let out = rig.path("frames");
     let mut recv = Command::new(env!("CARGO_BIN_EXE_orion-peer"))
@@ -335,7 +336,7 @@ fn a_reader_that_does_not_read_costs_bounded_memory_and_no_keyframe() {
     let mut send = rig.send("pattern:320x240", &[]);
     wait_for_frames(&out, 2);
     let before = memory(recv.id());
-    // More than 30 MB, in texts of the length to which longer ones are cut.
+    // More than 30 MB, in texts of the maximum length.
     let text = "x".repeat(4_000);
     for _ in 0..8_000 {
         send.type_line(&text);
@@ -344,7 +345,7 @@ fn a_reader_that_does_not_read_costs_bounded_memory_and_no_keyframe() {
     let frames = wait_for_frames(&out, 3);
     wait_for_frames(&out, frames + 5);
     let grown = memory(recv.id()).saturating_sub(before);
-    // Now somebody reads, and is told how much is missing.
+    // Now the output is read, and reports how much is missing.
     let mut lines = BufReader::new(recv.stdout.take().unwrap()).lines();
     let events = lines.by_ref().map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
     let mut texts = 0;
@@ -391,7 +392,7 @@ fn a_file_in_the_working_directory_cannot_redirect_secrets() {
         }
         assert!(!ended.stderr.contains("hush"), "{what}: {}", ended.stderr);
     };
-    // It is asked for, and has no such name: exit code 1.
+    // The lookup of the name fails: exit code 1.
     let asked = |what: &str, ended: &Ended| {
         assert_eq!(ended.code, Some(1), "{what}: {}", ended.stderr);
         assert!(ended.stderr.contains("orion-peer.invalid"), "{what}: {}", ended.stderr);
@@ -413,7 +414,7 @@ fn a_file_in_the_working_directory_cannot_redirect_secrets() {
     asked("named by a variable", &fetch(file, there, &variables, &[]));
     asked("all in one file", &fetch(file, &format!("{there}\naccess-token = 'hush'"), &[], &[]));
     let own = format!("{there}\naccess-token = '@own'");
-    asked("a secret beside it", &fetch(file, &own, &[], &[]));
+    asked("a secret in the same directory", &fetch(file, &own, &[], &[]));
     let words = ["--token-url", "http://orion-peer.invalid"];
     asked("overridden", &fetch(file, "token-url = 'http://192.0.2.1'", &secret, &words));
     let here = fetch(file, "token-url = 'http://127.0.0.1:1'", &secret, &[]);

@@ -1,8 +1,7 @@
-//! Streams and files as found in practice: recognized by content whatever their names, sent unchanged or
-//! refused before a call, and named when they are of a kind that is not read.
-//!
-//! The fixtures in `data/streams` were made with ffmpeg 5.1 and libx264; what they decode to is compared
-//! with ffmpeg's output.
+//! Streams and files as found in practice: recognized by content and not by name, sent unchanged or
+//! rejected before a call, and reported by name if their format is not supported. The fixtures in
+//! `data/streams` were created with ffmpeg 5.1 and libx264; the decoded pictures are compared with
+//! ffmpeg's output.
 
 use std::{
     fs,
@@ -72,7 +71,7 @@ fn is_frame(source: &mut dyn Source) -> bool {
 #[test]
 fn zeros_around_a_stream_do_not_matter() {
     let given = data("three-leading-zeros.h264");
-    assert!(given.starts_with(&[0, 0, 0, 0, 0]), "three more than the start code has");
+    assert!(given.starts_with(&[0, 0, 0, 0, 0]), "three zeros more than in the start code");
     let plain = data("progressive.h264");
     let delimited: Vec<u8> =
         units(&plain).iter().flat_map(|unit| [&[0, 0, 0, 1, 9, 0x10][..], unit].concat()).collect();
@@ -113,7 +112,7 @@ fn grayscale_is_cropped_by_single_lines() {
         assert!(frame.u.iter().chain(&frame.v).all(|chroma| *chroma == 128), "{name}");
         assert_eq!((frame.u.len(), frame.v.len()), (w * h / 4, w * h / 4));
     }
-    // Parameter sets that come apart are remembered, and the next stream is cropped as it says.
+    // Parameter sets are kept, and the next stream is cropped according to its own.
     let mut decoder = Decoder::new().unwrap();
     let mut decode = |unit: &[u8]| decoder.decode(unit).map(|frame| (frame.width, frame.height));
     assert_eq!(decode(&units(&data("gray-57x43.h264"))[0]).unwrap(), (56, 42));
@@ -130,7 +129,7 @@ const UNSUPPORTED: [(&str, &str); 4] = [
 ];
 
 #[test]
-fn what_openh264_does_not_decode_is_named_and_refused_by_send() {
+fn unsupported_streams_are_rejected_by_send() {
     let dir = tempfile::tempdir().unwrap();
     for (name, words) in UNSUPPORTED {
         let unit = &units(&data(name))[0];
@@ -139,7 +138,7 @@ fn what_openh264_does_not_decode_is_named_and_refused_by_send() {
             assert!(matches!(error, DecodeError::Unsupported { .. }) && error.is_of_stream());
             assert_eq!(error.to_string(), words);
         }
-        // No server listens at its signaling URL: it fails because of the source.
+        // No server listens at the signaling URL, so `send` fails because of the source.
         fs::write(dir.path().join(name), data(name)).unwrap();
         let error = send(dir.path(), name).failed(1, "source");
         assert!(message(&error).contains(name) && message(&error).contains(words), "{error}");
@@ -154,11 +153,11 @@ fn what_openh264_does_not_decode_is_named_and_refused_by_send() {
 }
 
 #[test]
-fn recv_says_once_that_a_stream_cannot_be_decoded() {
+fn recv_reports_once_that_a_stream_cannot_be_decoded() {
     let rig = Rig::new();
     let recv = rig.recv("frames", &["--count", "4"]);
     let unit = units(&data("high-422.h264"))[0].clone();
-    // A picture between keyframes, as such streams have them.
+    // A picture between keyframes, which such streams contain.
     let between = units(&data("open-gop.h264")).into_iter().find(|unit| !is_intra(unit)).unwrap();
     block_on(async {
         let mut link = test_peer(&rig, "phone", PeerRole::Sender);
@@ -181,7 +180,7 @@ fn recv_says_once_that_a_stream_cannot_be_decoded() {
     let said = received.stderr.matches("High 4:2:2 Intra is not supported by OpenH264").count();
     assert_eq!(said, 1, "{}", received.stderr);
     assert!(!received.stderr.contains("requesting another"), "{}", received.stderr);
-    // Each keyframe counts, and no picture between them.
+    // Keyframes are counted, but not the pictures between them.
     let keyframes = &received.summary()["keyframes"];
     assert_eq!((&keyframes["received"], &keyframes["broken"]), (&4.into(), &4.into()));
     assert_eq!(fs::read(rig.path("frames/000002.h264")).unwrap(), unit);
@@ -211,7 +210,7 @@ fn keyframes_of_a_file_over_the_budget_are_sent_unchanged() {
 
 #[test]
 fn intra_pictures_of_open_gops_are_counted() {
-    // Three of them, by `ffprobe -show_entries frame=pict_type`.
+    // The stream has three, according to `ffprobe -show_entries frame=pict_type`.
     let rig = Rig::new();
     let recv = rig.recv("frames", &["--count", "1"]);
     let source = data_path("open-gop.h264");
@@ -219,7 +218,7 @@ fn intra_pictures_of_open_gops_are_counted() {
     assert_eq!(sent.summary()["keyframes"]["sent"], 1);
     recv.end().well();
     assert!(sent.stderr.contains("3 non-IDR intra pictures"), "{}", sent.stderr);
-    // Without its IDR picture nothing is left.
+    // Without its IDR picture there is no keyframe.
     let stream: Vec<u8> = units(&data("open-gop.h264"))
         .into_iter()
         .filter(|unit| !is_keyframe(unit))
@@ -231,7 +230,7 @@ fn intra_pictures_of_open_gops_are_counted() {
     assert!(error.remedy().contains("open-gop=0"));
 }
 
-// By content, not by name.
+// Detection by content, not by name.
 
 /// A picture of one color in this format.
 fn picture(format: image::ImageFormat) -> Vec<u8> {
@@ -290,7 +289,7 @@ fn webp_is_read_like_png() {
 }
 
 #[test]
-fn other_formats_are_named_with_what_converts_them() {
+fn unsupported_formats_are_reported_with_a_command_that_converts_them() {
     let dir = tempfile::tempdir().unwrap();
     let transport = data("transport.h264");
     let heic = [&b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"[..], &[0; 900]].concat();
@@ -323,7 +322,7 @@ fn other_formats_are_named_with_what_converts_them() {
 }
 
 #[test]
-fn a_directory_is_searched_by_content() {
+fn pictures_in_a_directory_are_found_by_content() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &std::ffi::OsStr, content: &[u8]| {
         fs::write(dir.path().join(name), content).unwrap();
@@ -351,13 +350,13 @@ fn a_directory_is_searched_by_content() {
 
 #[cfg(unix)]
 #[test]
-fn pipes_have_names_and_are_read_once() {
+fn named_pipes_are_read_once() {
     use std::os::unix::ffi::OsStrExt;
     let dir = tempfile::tempdir().unwrap();
     let fifo = dir.path().join(std::ffi::OsStr::from_bytes(b"p\xefpe"));
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     let (path, content) = (fifo.clone(), data("progressive.h264"));
-    // Writing ends with an error if it is opened a second time and closed.
+    // Writing fails if the pipe is opened a second time and closed.
     let writer = std::thread::spawn(move || {
         let mut pipe = fs::OpenOptions::new().write(true).open(path).unwrap();
         pipe.write_all(&content).unwrap();
@@ -368,7 +367,7 @@ fn pipes_have_names_and_are_read_once() {
 
 #[cfg(unix)]
 #[test]
-fn send_reads_pipes_of_a_shell_and_its_own_stdin() {
+fn send_reads_pipes_from_a_shell_and_stdin() {
     let rig = Rig::new();
     let photo = sample("fig.jpg");
     fs::write(rig.path("two.y4m"), y4m(2)).unwrap();
@@ -385,7 +384,7 @@ fn send_reads_pipes_of_a_shell_and_its_own_stdin() {
         format!("cat '{photo}' | {{ {}; }}", send("/dev/fd/0")),
         send(&format!("<(cat '{photo}')")),
         send("<(cat two.y4m)"),
-        // Latin-1 in a name, and what is written beside it.
+        // Latin-1 file names of the source and of the directory for `--save`.
         format!("cp '{photo}' $'caf\\xe9'; {} --save $'sav\\xe9'", send("$'caf\\xe9'")),
     ]
     .into_iter()
