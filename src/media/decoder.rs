@@ -1,6 +1,7 @@
-//! The decoder: turns access units into frames (`OpenH264`). A decoder that has read a damaged picture
-//! may reject the intact ones that follow, so it is recreated after every result that is not a frame.
-//! The parameter sets are kept for the new decoder.
+//! The decoder: turns access units into frames (`OpenH264`).
+//!
+//! A decoder that has read a damaged picture may reject the intact ones that follow, so it is
+//! recreated after every result that is not a frame. The parameter sets are kept for the new decoder.
 
 mod support;
 

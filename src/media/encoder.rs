@@ -1,8 +1,9 @@
-//! The encoder: turns every frame into a keyframe within a budget of bytes (`OpenH264`). Rate control
-//! cannot target the size of single IDR pictures, so the picture is encoded a few times at selected QPs
-//! (see `search`), and the two results nearest the budget are mixed (see `slices`). One persistent
-//! encoder produces all of them. Each access unit is exactly one SPS, one PPS and the slices;
-//! consecutive IDR pictures differ in `idr_pic_id`, as §7.4.3 requires.
+//! The encoder: turns every frame into a keyframe within a budget of bytes (`OpenH264`).
+//!
+//! Rate control cannot target the size of single IDR pictures, so the picture is encoded a few times at
+//! selected QPs (see `search`), and the two results nearest the budget are mixed (see `slices`). One
+//! persistent encoder produces all of them. Each access unit is exactly one SPS, one PPS and the
+//! slices; consecutive IDR pictures differ in `idr_pic_id`, as §7.4.3 requires.
 
 mod error;
 mod option;

@@ -1,8 +1,9 @@
 //! A frame: the pixels of one picture as I420 (planar 4:2:0), and its conversions from and to other
 //! formats. Frames converted here are sRGB with the BT.601 matrix and limited range; decoded frames and
-//! y4m frames have the colors that their streams specify. YUYV and NV12 from cameras are rearranged
-//! without a round trip through RGB. A frame always has an even width and height, as 4:2:0 requires; an
-//! odd last column or row of the input is dropped.
+//! y4m frames have the colors that their streams specify.
+//!
+//! YUYV and NV12 from cameras are rearranged without a round trip through RGB. A frame always has an even
+//! width and height, as 4:2:0 requires; an odd last column or row of the input is dropped.
 
 use std::{borrow::Cow, time::SystemTime};
 

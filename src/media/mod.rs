@@ -1,7 +1,8 @@
 //! The media pipeline, without the network: source → frame (I420 pixels) → encoder → access unit, and
-//! access unit → decoder → frame → sink. A *frame* is pixels, an *access unit* is one encoded picture
-//! (H.264, Annex B). Every stage is synchronous and can be used and tested separately; callers run the
-//! stages on blocking threads.
+//! access unit → decoder → frame → sink.
+//!
+//! A *frame* is pixels, an *access unit* is one encoded picture (H.264, Annex B). Every stage is
+//! synchronous and can be used and tested separately; callers run the stages on blocking threads.
 
 pub mod colour;
 pub mod decoder;

@@ -1,7 +1,8 @@
-//! How close a decoded picture is to the original: PSNR and SSIM of the luma. SSIM is defined by Z. Wang et
-//! al., "Image Quality Assessment: From Error Visibility to Structural Similarity", IEEE Transactions on
-//! Image Processing 13(4), 2004, here with windows of 8x8 pixels at every fourth pixel, as in x264 and
-//! ffmpeg (which use a smaller C1: a difference of at most 1e-5 in a photo).
+//! How close a decoded picture is to the original: PSNR and SSIM of the luma.
+//!
+//! SSIM is defined by Z. Wang et al., "Image Quality Assessment: From Error Visibility to Structural
+//! Similarity", IEEE Transactions on Image Processing 13(4), 2004, here with windows of 8x8 pixels at every
+//! fourth pixel, as in x264 and ffmpeg (which use a smaller C1: a difference of at most 1e-5 in a photo).
 
 use super::{
     decoder::{DecodeError, Decoder},

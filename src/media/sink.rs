@@ -1,8 +1,9 @@
-//! The sink: writes keyframes, their pictures and one line about each to a directory. `DIR/000001.h264` is the
-//! access unit byte for byte, and the picture is next to it; `DIR/frames.jsonl` has one line per keyframe. A
-//! file appears under its name only when it is completely on disk. A new run continues the numbering of the
-//! last one, so nothing is ever overwritten. Keyframes that cannot be written, because the disk is full or
-//! there are no file descriptors left, are held and retried by the [`Spool`].
+//! The sink: writes keyframes, their pictures and one line about each to a directory.
+//!
+//! `DIR/000001.h264` is the access unit byte for byte, and the picture is next to it; `DIR/frames.jsonl` has
+//! one line per keyframe. A file appears under its name only when it is completely on disk. A new run continues
+//! the numbering of the last one, so nothing is ever overwritten. Keyframes that cannot be written, because the
+//! disk is full or there are no file descriptors left, are held and retried by the [`Spool`].
 
 mod atomic;
 mod error;

@@ -1,7 +1,9 @@
-//! Decoder and disk on a dedicated thread. Access units go in, in the order of their arrival, and an event for
-//! each comes out. The queue is bounded: when the disk is slower than the stream, the network side waits, and
-//! nothing that was received is discarded. Failed writes are held and retried (see [`Spool`]) without blocking
-//! the network side. The hash is also compared here because, like decoding, that takes time.
+//! Decoder and disk on a dedicated thread.
+//!
+//! Access units go in, in the order of their arrival, and an event for each comes out. The queue is bounded: when
+//! the disk is slower than the stream, the network side waits, and nothing that was received is discarded. Failed
+//! writes are held and retried (see [`Spool`]) without blocking the network side. The hash is also compared here
+//! because, like decoding, that takes time.
 
 use std::{
     path::Path,

@@ -1,7 +1,8 @@
 //! Pictures as found in practice: photos followed by other data, streams with data between their frames,
-//! truncated files, and scans and colors of every kind. The expected values are from Pillow 13.0.0 with
-//! libjpeg-turbo: means of red, green and blue over the cells of a grid, 4 across and 3 down. The
-//! pictures were written by libjpeg-turbo's `cjpeg`.
+//! truncated files, and scans and colors of every kind.
+//!
+//! The expected values are from Pillow 13.0.0 with libjpeg-turbo: means of red, green and blue over the
+//! cells of a grid, 4 across and 3 down. The pictures were written by libjpeg-turbo's `cjpeg`.
 
 use std::{
     fs,

@@ -1,7 +1,8 @@
 //! Streams and files as found in practice: recognized by content and not by name, sent unchanged or
-//! rejected before a call, and reported by name if their format is not supported. The fixtures in
-//! `data/streams` were created with ffmpeg 5.1 and libx264; the decoded pictures are compared with
-//! ffmpeg's output.
+//! rejected before a call, and reported by name if their format is not supported.
+//!
+//! The fixtures in `data/streams` were created with ffmpeg 5.1 and libx264; the decoded pictures are
+//! compared with ffmpeg's output.
 
 use std::{
     fs,

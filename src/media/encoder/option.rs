@@ -1,7 +1,9 @@
 //! Options of a running `OpenH264` encoder that the safe interface of the `openh264` crate does not
-//! offer: QP, slices, deblocking. Only rate control mode `Off` keeps QP fixed, but the crate cannot set
-//! QP in that mode; every other mode starts at QP 12. `OpenH264`'s own option `SVC_ENCODE_PARAM_EXT` sets
-//! it at run time. Changing the number of slices restarts the encoder, changing QP does not.
+//! offer: QP, slices, deblocking.
+//!
+//! Only rate control mode `Off` keeps QP fixed, but the crate cannot set QP in that mode; every other
+//! mode starts at QP 12. `OpenH264`'s own option `SVC_ENCODE_PARAM_EXT` sets it at run time. Changing the
+//! number of slices restarts the encoder, changing QP does not.
 #![allow(unsafe_code)] // The crate's only way to this option is its raw interface.
 
 use openh264::encoder::Encoder;

@@ -1,9 +1,11 @@
 //! Searches for two nearby QPs, one whose picture fits a budget of bytes and one whose picture exceeds
-//! it. The size of a picture falls by about an eighth with each QP step, so ln(size) is nearly a
-//! straight line. The search draws this line through the two nearest measured sizes (or through one,
-//! with the usual slope) and tries the QP at which it meets the budget. It ends when a QP whose picture
-//! is too large and one whose picture fits are near enough for mixing (see `slices`), or when one
-//! picture alone fills the budget.
+//! it.
+//!
+//! The size of a picture falls by about an eighth with each QP step, so ln(size) is nearly a straight
+//! line. The search draws this line through the two nearest measured sizes (or through one, with the
+//! usual slope) and tries the QP at which it meets the budget. It ends when a QP whose picture is too
+//! large and one whose picture fits are near enough for mixing (see `slices`), or when one picture
+//! alone fills the budget.
 
 use crate::media::frame::Frame;
 

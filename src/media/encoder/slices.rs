@@ -1,7 +1,9 @@
-//! Divides pictures into slices, which allows finer steps in picture size. One QP step changes the size
-//! by an eighth. A slice is coded independently of the others (§7.4.3), so a picture can be assembled
-//! from the slices of two passes at different QPs; the combination that fills the budget best is used.
-//! Slices of unequal size give finer steps: four slices fill 99 % of the budget, and cost 0.9 % of it.
+//! Divides pictures into slices, which allows finer steps in picture size.
+//!
+//! One QP step changes the size by an eighth. A slice is coded independently of the others (§7.4.3), so
+//! a picture can be assembled from the slices of two passes at different QPs; the combination that
+//! fills the budget best is used. Slices of unequal size give finer steps: four slices fill 99 % of the
+//! budget, and cost 0.9 % of it.
 
 use crate::media::h264::{NalType, append_nal, nal_type, nal_units, with_idr_pic_id};
 

@@ -1,6 +1,8 @@
-//! Allows only one run per directory: two runs would give their keyframes the same numbers. The lock is on
-//! the directory itself, so nothing is left behind, however the process ends. A run takes it when it has
-//! joined its room: before that it writes nothing, and a run that never joins does not block others.
+//! Allows only one run per directory: two runs would give their keyframes the same numbers.
+//!
+//! The lock is on the directory itself, so nothing is left behind, however the process ends. A run takes it
+//! when it has joined its room: before that it writes nothing, and a run that never joins does not block
+//! others.
 
 use std::{
     fs::{File, TryLockError},

@@ -1,7 +1,9 @@
-//! Writes keyframes to disk in order, and holds those that cannot be written yet. A disk that is full
-//! (ENOSPC, EDQUOT), read-only (EROFS) or failing (EIO), and a process without file descriptors (EMFILE,
-//! ENFILE) may recover, so no write error ends the run. The keyframe is retried with a growing pause, the
-//! keyframes after it wait in a bounded queue, and the oldest are dropped when the queue is full.
+//! Writes keyframes to disk in order, and holds those that cannot be written yet.
+//!
+//! A disk that is full (ENOSPC, EDQUOT), read-only (EROFS) or failing (EIO), and a process without file
+//! descriptors (EMFILE, ENFILE) may recover, so no write error ends the run. The keyframe is retried with
+//! a growing pause, the keyframes after it wait in a bounded queue, and the oldest are dropped when the
+//! queue is full.
 
 use std::{
     collections::VecDeque,

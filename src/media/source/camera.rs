@@ -1,7 +1,8 @@
-//! A camera: V4L2 on Linux, `AVFoundation` and Media Foundation elsewhere. Frames are as recent as
-//! the camera allows: a thread reads the camera continuously ([`reader`]), and a frame that is too
-//! old when one is requested is skipped in favor of the next one. Only requested frames are
-//! converted to I420.
+//! A camera: V4L2 on Linux, `AVFoundation` and Media Foundation elsewhere.
+//!
+//! Frames are as recent as the camera allows: a thread reads the camera continuously ([`reader`]),
+//! and a frame that is too old when one is requested is skipped in favor of the next one. Only
+//! requested frames are converted to I420.
 
 mod convert;
 mod format;

@@ -1,8 +1,9 @@
-//! The keyframes of an H.264 byte stream (Annex B), unchanged. Only IDR pictures are returned, because
-//! every picture sent must be decodable by itself. Other pictures are skipped, and intra pictures among
-//! them are counted: a decoder can also start at such a picture of an open GOP, but later pictures may
-//! refer to earlier ones. An IDR picture without SPS and PPS is prefixed with the latest ones in the
-//! stream.
+//! The keyframes of an H.264 byte stream (Annex B), unchanged.
+//!
+//! Only IDR pictures are returned, because every picture sent must be decodable by itself. Other pictures
+//! are skipped, and intra pictures among them are counted: a decoder can also start at such a picture of
+//! an open GOP, but later pictures may refer to earlier ones. An IDR picture without SPS and PPS is
+//! prefixed with the latest ones in the stream.
 
 use std::{io::Read, time::SystemTime};
 

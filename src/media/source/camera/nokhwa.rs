@@ -1,5 +1,6 @@
-//! Cameras on macOS and Windows: `AVFoundation` and Media Foundation through the library `nokhwa`. On
-//! Linux this is built only for tests, to keep it compiling. It is not used there, because `nokhwa`
+//! Cameras on macOS and Windows: `AVFoundation` and Media Foundation through the library `nokhwa`.
+//!
+//! On Linux this is built only for tests, to keep it compiling. It is not used there, because `nokhwa`
 //! waits for a frame without a timeout, changes a camera's settings when it lists it, and rejects a
 //! camera in a state it does not know.
 #![cfg_attr(target_os = "linux", allow(dead_code))]

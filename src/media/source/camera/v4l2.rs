@@ -1,7 +1,8 @@
 //! Cameras on Linux: V4L2 with mapped buffers
-//! (<https://docs.kernel.org/userspace-api/media/v4l/v4l2.html>). Listing a camera does not change its
-//! settings. Opening it sets both format and frame interval, so the settings of the program that used
-//! it before do not matter.
+//! (<https://docs.kernel.org/userspace-api/media/v4l/v4l2.html>).
+//!
+//! Listing a camera does not change its settings. Opening it sets both format and frame interval, so
+//! the settings of the program that used it before do not matter.
 
 use std::{
     fs,

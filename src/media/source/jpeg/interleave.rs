@@ -1,9 +1,10 @@
-//! Rewrites a sequential JPEG with several scans as the same picture in one scan. The decoder does not
-//! handle such pictures correctly: zune-jpeg 0.5.15, `src/mcu.rs` line 201, reads as many rows of blocks of
-//! a component as the frame has rows of MCUs, which is half of them with 4:2:0. The only newer versions are
-//! release candidates of 0.5.16, which `image` 0.25.10 cannot use. Nothing is decoded here: the codes of
-//! each block are reordered (ITU-T T.81 §A.2.3), and the differences of the DC coefficients are adjusted to
-//! the new order.
+//! Rewrites a sequential JPEG with several scans as the same picture in one scan.
+//!
+//! The decoder does not handle such pictures correctly: zune-jpeg 0.5.15, `src/mcu.rs` line 201, reads as
+//! many rows of blocks of a component as the frame has rows of MCUs, which is half of them with 4:2:0. The
+//! only newer versions are release candidates of 0.5.16, which `image` 0.25.10 cannot use. Nothing is
+//! decoded here: the codes of each block are reordered (ITU-T T.81 §A.2.3), and the differences of the DC
+//! coefficients are adjusted to the new order.
 
 use std::rc::Rc;
 

@@ -1,7 +1,8 @@
-//! Reads the pictures from a stream or a file of consecutive JPEGs. Between two pictures there may be
-//! zeros, line ends and repeated end markers. Any other data was appended to a photo, such as its video: a
-//! picture in that data counts only if it has the size of the previous one, like the next frame of a
-//! damaged stream. Pictures that belong to the one before them are skipped.
+//! Reads the pictures from a stream or a file of consecutive JPEGs.
+//!
+//! Between two pictures there may be zeros, line ends and repeated end markers. Any other data was appended
+//! to a photo, such as its video: a picture in that data counts only if it has the size of the previous
+//! one, like the next frame of a damaged stream. Pictures that belong to the one before them are skipped.
 
 use std::io::Read;
 

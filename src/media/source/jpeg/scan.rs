@@ -1,6 +1,7 @@
 //! Reads the Huffman codes of a scan without decoding the picture, to check that it is complete and to
-//! find the codes of its blocks. Sequential scans are read as in ITU-T T.81 §F.2.2, progressive ones as
-//! in §G.1.2.
+//! find the codes of its blocks.
+//!
+//! Sequential scans are read as in ITU-T T.81 §F.2.2, progressive ones as in §G.1.2.
 
 use std::rc::Rc;
 

@@ -1,6 +1,8 @@
 //! Detects pictures that belong to the previous one in the same file: the second view of a stereo photo,
-//! the gain map of an HDR photo, previews. The first picture lists them in its Multi-Picture Format index
-//! (CIPA DC-007 §5.2); a gain map is identified by its XMP.
+//! the gain map of an HDR photo, previews.
+//!
+//! The first picture lists them in its Multi-Picture Format index (CIPA DC-007 §5.2); a gain map is
+//! identified by its XMP.
 
 use super::header::segments;
 
