@@ -68,7 +68,7 @@ pub async fn run(
             }
             CallEvent::Refused(error) => on_event(ResponderEvent::Line(error.to_string())),
             CallEvent::CandidateError { url, code, text, .. } => {
-                on_event(ResponderEvent::Line(format!("ice server {url}: {code} {text}")));
+                on_event(ResponderEvent::Line(format!("ICE server {url}: {code} {text}")));
             }
             _ => {}
         }

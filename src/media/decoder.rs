@@ -58,7 +58,7 @@ pub enum DecodeError {
         /// Number of macroblocks of each.
         macroblocks: u64,
     },
-    /// A kind of H.264 that `OpenH264` does not decode.
+    /// A kind of H.264 that `OpenH264` does not support.
     #[error("{what} is not supported by OpenH264 ({details})")]
     Unsupported {
         /// Profile or feature.

@@ -41,9 +41,9 @@ pub enum FrameError {
     /// Less than 2 pixels wide or high.
     #[error("a frame of {width}x{height} pixels is too small: both sides must be at least 2")]
     TooSmall {
-        /// Width given.
+        /// The given width.
         width: u32,
-        /// Height given.
+        /// The given height.
         height: u32,
     },
     /// There are fewer bytes than the format needs.
@@ -51,9 +51,9 @@ pub enum FrameError {
     TooShort {
         /// Name of the pixel format.
         format: &'static str,
-        /// Width given.
+        /// The given width.
         width: u32,
-        /// Height given.
+        /// The given height.
         height: u32,
         /// Number of bytes that the format needs.
         needed: usize,

@@ -103,7 +103,7 @@ export class Call {
       this.send("ice", { candidate: this.candidates.at(-1) });
     };
     pc.onicecandidateerror = ({ url, errorCode, errorText }) => {
-      if (errorCode < 700) this.on.line(`ice server ${url}: ${errorCode} ${errorText}`);
+      if (errorCode < 700) this.on.line(`ICE server ${url}: ${errorCode} ${errorText}`);
     };
     pc.oniceconnectionstatechange = () => this.run(() => this.onIceState(pc));
     pc.onconnectionstatechange = () => this.run(() => this.onState(pc));

@@ -2,8 +2,8 @@
 //!
 //! The sender offers as soon as it has joined (the server holds the offer until the other device joins). The
 //! receiver answers. A repeated offer gets the same answer again; an offer with the same DTLS fingerprint is a
-//! renegotiation, any other offer starts a new connection. Losing a signaling socket, on either end, leaves the
-//! connection alone: see `worker::rejoin`.
+//! renegotiation, any other offer starts a new connection. The loss of a signaling socket, of either peer, does
+//! not affect the connection: see `worker::rejoin`.
 //!
 //! The connection is monitored (`super::liveness`). After 4 s without incoming traffic the sender restarts ICE;
 //! when the connection is dead, the sender replaces it, and the receiver asks for a replacement. When this

@@ -162,7 +162,7 @@ impl CallFollower {
             }
             CallEvent::SignalingLost(cause) => format!("signaling: {cause} (trying again)"),
             CallEvent::CandidateError { url, code, text, remedy } => {
-                format!("ice server {url}: {code} {text}; {remedy}")
+                format!("ICE server {url}: {code} {text}; {remedy}")
             }
         };
         Ok((Some(line), CallInput::Nothing))
@@ -296,7 +296,7 @@ impl CallFollower {
             Stage::Room,
             "peer-absent",
             format!("the {other} did not {joined} within {timeout:?}"),
-            "start it with the same --signal and --pair, or give a longer --timeout",
+            "start it with the same --signal and --pair, or use a longer --timeout",
         )
     }
 

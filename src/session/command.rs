@@ -9,7 +9,7 @@ use crate::proto::control::{ControlMessage, Id, Settings};
 pub(super) fn command(line: &str) -> Option<ControlMessage> {
     let mut words = line.split_whitespace();
     match words.next()? {
-        "/keyframe" => Some(ControlMessage::KeyframeRequest { reason: Some("asked for".into()) }),
+        "/keyframe" => Some(ControlMessage::KeyframeRequest { reason: Some("requested".into()) }),
         "/set" => {
             let mut settings = Settings::default();
             for word in words {

@@ -254,13 +254,13 @@ mod tests {
         let at = |now| judge(&Vitals { now: s(now), ..healthy() });
         assert_eq!((at(102), at(103), at(128)), (Health::Alive, Health::Silent, Health::Silent));
         assert_eq!(at(129), Health::Dead(Cause::Gone));
-        // Checks alone show that the peer is there, whatever else is silent.
+        // Checks alone show that the peer is alive, even if everything else is silent.
         let checked = Vitals { now: s(10_000), check: Some(s(9_999)), ..healthy() };
         assert_eq!(judge(&checked), Health::Alive);
     }
 
     #[test]
-    fn a_handshake_has_to_advance() {
+    fn a_handshake_must_make_progress() {
         let at = |now, handshake: Option<u64>| {
             judge(&Vitals {
                 now: s(now),

@@ -94,7 +94,7 @@ pub struct StoredKeyframe {
 pub enum ReceiverEnd {
     /// `count` keyframes are on disk.
     Count,
-    /// The sender said goodbye, with `once`.
+    /// The sender said goodbye, and `once` is set.
     PeerLeft,
     /// The `stop` future completed.
     Stopped,

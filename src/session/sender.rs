@@ -103,7 +103,7 @@ pub enum SenderEnd {
     Duration,
     /// The source has ended.
     SourceEnded,
-    /// The other device ended the call, with `once`.
+    /// The other device ended the call, and `once` is set.
     PeerLeft,
     /// The `stop` future completed.
     Stopped,

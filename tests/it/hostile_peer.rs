@@ -93,7 +93,7 @@ impl Socket {
     }
 
     /// The next message with one of these values of `t`.
-    async fn hears(&mut self, wanted: &[&str]) -> Value {
+    async fn receives(&mut self, wanted: &[&str]) -> Value {
         loop {
             let next = timeout(HANG, self.0.next()).await;
             let next = next.unwrap_or_else(|_| panic!("no message of {wanted:?} arrives"));
@@ -108,7 +108,7 @@ impl Socket {
     /// Whether the phone sends a new offer; false if it is absent or leaves.
     async fn is_offered(&mut self, seen: &mut Vec<Value>) -> bool {
         loop {
-            let heard = self.hears(&["hello", "offer", "bye", "peer-left"]).await;
+            let heard = self.receives(&["hello", "offer", "bye", "peer-left"]).await;
             match heard["t"].as_str() {
                 Some("hello") if heard["peerPresent"] == true => {}
                 // The server may hold an offer for the newcomer that was already delivered to another client.
@@ -290,7 +290,7 @@ fn hostile_offers_are_answered_or_rejected_and_a_good_one_works() {
         for (what, sdp, [fate, _]) in descriptions() {
             assert!(sdp.len() < 64_000, "{what}: the server would reject it");
             phone.say(json!({"t": "offer", "sdp": sdp})).await;
-            let heard = phone.hears(&["answer", "bye"]).await;
+            let heard = phone.receives(&["answer", "bye"]).await;
             let found = if heard["t"] == "answer" { Answered } else { Refused };
             if found != fate {
                 wrong.push(format!("{what}: {found:?}"));
@@ -347,7 +347,7 @@ fn floods_of_candidates_are_bounded_and_a_good_phone_works() {
         let recv = rig.start(&["recv", "--out", "frames"]);
         let mut phone = rig.socket("phone").await;
         phone.say(json!({"t": "offer", "sdp": offer(7)})).await;
-        phone.hears(&["answer"]).await;
+        phone.receives(&["answer"]).await;
         let before = memory(&recv);
         for one in odd_candidates() {
             phone.candidate(&one).await;
@@ -357,7 +357,7 @@ fn floods_of_candidates_are_bounded_and_a_good_phone_works() {
             if number % 50 == 0 {
                 // A repeated offer is answered again, after all earlier messages.
                 phone.say(json!({"t": "offer", "sdp": offer(7)})).await;
-                phone.hears(&["answer"]).await;
+                phone.receives(&["answer"]).await;
             }
         }
         let grown = memory(&recv).saturating_sub(before);
@@ -387,7 +387,7 @@ fn hostile_answers_are_accepted_or_rejected_and_a_good_one_works() {
                 mac.candidate(&one).await;
             }
             if fate == Refused {
-                mac.hears(&["bye"]).await;
+                mac.receives(&["bye"]).await;
                 refused(what, send);
                 mac = rig.socket("mac").await;
                 send = run();
@@ -397,7 +397,7 @@ fn hostile_answers_are_accepted_or_rejected_and_a_good_one_works() {
             }
             // The server answers an unknown message after relaying all earlier ones.
             mac.say(json!({"t": "later"})).await;
-            mac.hears(&["error"]).await;
+            mac.receives(&["error"]).await;
             // For another Mac, send makes a new offer.
             mac = rig.socket("mac").await;
             assert!(mac.is_offered(&mut seen).await && !send.said_after(0, "error:"), "{what}");

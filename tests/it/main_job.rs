@@ -637,7 +637,7 @@ fn a_wrong_turn_secret_is_reported_with_a_remedy() {
     let url = format!("turn:{}", rig.turn);
     let send =
         rig.send(&sample("fig.jpg"), &["--ice-server", &url, "--turn-secret", "not-the-servers"]);
-    let line = send.says(&format!("ice server {url}: 401 "));
+    let line = send.says(&format!("ICE server {url}: 401 "));
     assert!(line.contains("the secret or the password differs"), "{line}");
     send.kill();
 }

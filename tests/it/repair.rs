@@ -41,7 +41,7 @@ async fn pair(round_trip: Duration, seed: u64, repair: bool) -> (End, End, Arc<G
 }
 
 /// Waits for the next access unit, which must be this one; returns the number of retransmitted packets.
-async fn comes(receiver: &mut End, sent: &AccessUnit, what: &str) -> u32 {
+async fn arrives(receiver: &mut End, sent: &AccessUnit, what: &str) -> u32 {
     receiver
         .event(|event| match event {
             PeerEvent::AccessUnit(came) => {
@@ -69,7 +69,7 @@ async fn every_keyframe_arrives_over_lossy_links() {
         for number in 0..20 {
             let sent = keyframe(50_000 + number);
             sender.peer.send_access_unit(&sent).await.unwrap();
-            repaired += comes(&mut receiver, &sent, &format!("{link}, {number}")).await;
+            repaired += arrives(&mut receiver, &sent, &format!("{link}, {number}")).await;
         }
         assert!(repaired > 10, "{link}: {repaired} packets repaired");
         close((sender, receiver)).await;
@@ -77,18 +77,18 @@ async fn every_keyframe_arrives_over_lossy_links() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_keyframe_sent_into_an_outage_arrives_after_it() {
+async fn a_keyframe_sent_during_an_outage_arrives_after_it() {
     let (sender, mut receiver, near) = pair(20 * MS, 1, true).await;
     let clear = near.link();
     let first = keyframe(30_000);
     sender.peer.send_access_unit(&first).await.unwrap();
-    comes(&mut receiver, &first, "before").await;
+    arrives(&mut receiver, &first, "before").await;
     near.set_link(LinkSettings { loss: 1.0, ..clear });
     let sent = keyframe(100_000);
     sender.peer.send_access_unit(&sent).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     near.set_link(clear);
-    let repaired = comes(&mut receiver, &sent, "through the outage").await;
+    let repaired = arrives(&mut receiver, &sent, "through the outage").await;
     assert!(repaired > 70, "only {repaired} packets were retransmitted");
     close((sender, receiver)).await;
 }
@@ -103,7 +103,7 @@ async fn the_first_keyframe_arrives_even_if_all_of_it_was_lost() {
     sender.peer.send_access_unit(&sent).await.unwrap();
     tokio::time::sleep(200 * MS).await;
     near.set_link(clear);
-    comes(&mut receiver, &sent, "the first").await;
+    arrives(&mut receiver, &sent, "the first").await;
     close((sender, receiver)).await;
 }
 
@@ -136,7 +136,7 @@ async fn a_packet_lost_far_behind_the_newest_is_repaired() {
     near.set_link(LinkSettings { loss: 0.3, ..near.link() });
     let sent = keyframe(1_000_000);
     sender.peer.send_access_unit(&sent).await.unwrap();
-    let repaired = comes(&mut receiver, &sent, "a megabyte").await;
+    let repaired = arrives(&mut receiver, &sent, "a megabyte").await;
     assert!(repaired > 150, "{repaired}");
     close((sender, receiver)).await;
 }
@@ -176,7 +176,7 @@ async fn repaired_over(change: impl FnOnce(String) -> String) -> [serde_json::Va
     for number in 0..6 {
         let sent = keyframe(100_000 + number);
         sender.peer.send_access_unit(&sent).await.unwrap();
-        repaired += comes(&mut receiver, &sent, &format!("{number}")).await;
+        repaired += arrives(&mut receiver, &sent, &format!("{number}")).await;
     }
     assert!(repaired > 20, "{repaired} packets repaired");
     let stats = async |end: &End, kind: &str| {

@@ -125,7 +125,7 @@ impl BenchDisplay {
             *times += 1;
             if *times == 1 {
                 self.output.line(format!(
-                    "ice server {}: {} {}",
+                    "ICE server {}: {} {}",
                     server.url,
                     server.code.unwrap_or_default(),
                     server.reason.as_deref().unwrap_or_default()

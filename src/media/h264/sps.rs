@@ -359,7 +359,8 @@ mod tests {
             (3, true, false, (1917, 1074)),
         ] {
             let sps = high(chroma, separate, frames_only, [1, 2, 3, 4]).nal(0x67);
-            let what = format!("chroma {chroma}, apart {separate}, frames only {frames_only}");
+            let what =
+                format!("chroma {chroma}, separate planes {separate}, frames only {frames_only}");
             assert_eq!(sps_dimensions(&sps), Some(expected), "{what}");
         }
     }

@@ -350,7 +350,7 @@ impl Worker {
     }
 }
 
-/// The reason for `bye`; a handle that was dropped gives none.
+/// The reason for `bye`; a handle that was dropped provides none.
 fn closing(reason: Result<String, oneshot::error::RecvError>) -> String {
     reason.unwrap_or_else(|_| "stopped".into())
 }

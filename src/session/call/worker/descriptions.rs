@@ -104,7 +104,7 @@ impl Worker {
         if restarts {
             return self.restart("the peer requested an ICE restart".into()).await;
         }
-        tracing::info!("ignoring an offer of the receiver: the sender makes the offers");
+        tracing::info!("ignoring an offer from the receiver: only the sender makes offers");
         true
     }
 

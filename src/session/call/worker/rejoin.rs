@@ -1,10 +1,10 @@
 //! Decides whether a new socket of the other device belongs to the current peer or to a new one.
 //!
-//! Losing a socket leaves the peer connection alone, so a new socket need not mean a new peer. A device of this
-//! project reports its connection in a `state` message, if the server relays it; other devices are judged by
-//! their signs of life. The connection is kept while its peer is alive, ICE restarts when the peer reports that
-//! it still has the connection, and otherwise one new offer is sent: a restarted app cannot continue the old DTLS
-//! association. A second offer is never sent while one is being answered.
+//! The loss of a socket does not affect the peer connection, so a new socket does not necessarily mean a new
+//! peer. A device of this project reports its connection in a `state` message, if the server relays it; other
+//! devices are judged by their signs of life. The connection is kept while its peer is alive, ICE restarts when
+//! the peer reports that it still has the connection, and otherwise one new offer is sent: a restarted app cannot
+//! continue the old DTLS association. A second offer is never sent while one is being answered.
 
 use std::time::Duration;
 
