@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_those_of_ffmpeg() {
+    fn names_match_ffmpeg() {
         let text = Colour::default().to_string();
         assert_eq!(text, "limited range, bt709 primaries, smpte170m matrix");
         let odd = Colour { full_range: true, primaries: 12, transfer: 18, matrix: 99 };

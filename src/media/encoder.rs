@@ -143,7 +143,7 @@ impl KeyframeEncoder {
     /// Creates an encoder with the same configuration and no state, to continue after an error.
     ///
     /// # Errors
-    /// As [`KeyframeEncoder::new`].
+    /// See [`KeyframeEncoder::new`].
     pub fn fresh(&self) -> Result<Self, EncodeError> {
         Self::new(self.config)
     }

@@ -319,7 +319,7 @@ impl Frame {
     }
 }
 
-/// The largest even sides with `from`'s aspect that fit into `to`.
+/// The maximum even sides that have `from`'s aspect ratio and fit into `to`.
 ///
 /// # Errors
 /// A side of the box is less than 2.

@@ -25,7 +25,7 @@ pub fn check(access_unit: &[u8]) -> Result<(), DecodeError> {
 }
 
 /// Rejects a parameter set before the decoder reads it, if its pictures take too much memory or are of a
-/// kind that `OpenH264` does not decode.
+/// kind that `OpenH264` does not support.
 pub(super) fn check_nal(nal: &[u8]) -> Result<(), DecodeError> {
     match nal_type(nal) {
         NalType::Sps => check_sps(nal),

@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn formats_have_their_names() {
+    fn formats_are_named() {
         let read = |profile: u64, constraints: u64, chroma: u64, depth: u64| {
             let sps = Writer::default().bits(profile, 8).bits(constraints, 8).bits(40, 8).ue(0);
             let sps = sps.ue(chroma).bits(0, u32::from(chroma == 3)).ue(depth).ue(depth).bits(0, 2);

@@ -67,7 +67,7 @@ impl<T> Spool<T> {
     }
 
     /// Writes the waiting keyframes in order, unless the pause after a failure has not elapsed at `now`.
-    /// Returns the outcomes, and the error because of which the rest has to wait.
+    /// Returns the outcomes, and the error if the rest has to wait.
     pub fn work(&mut self, now: Instant) -> (Vec<Outcome<T>>, Option<SinkError>) {
         let mut outcomes = Vec::new();
         let mut failed = None;

@@ -93,7 +93,7 @@ impl CameraSource {
         Ok(source)
     }
 
-    /// The newest frame, or the next one if the newest is not fresh.
+    /// The newest frame, or the next one if the newest is not recent enough.
     fn newest(&mut self) -> Result<Arrived, SourceError> {
         let (started, given) = (Instant::now(), self.given);
         let before = self.shared.lock().frames;
