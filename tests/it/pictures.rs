@@ -273,8 +273,8 @@ fn a_photo_without_an_end_marker_is_used_but_half_a_photo_is_not() {
                         assert!(psnr > least, "{name}: {length}: {psnr} dB");
                     }
                     Err(error) => {
-                        let begun = length > photo.len() / 2;
-                        assert!(!begun || error.to_string().contains("cut off"), "{error}");
+                        let has_started = length > photo.len() / 2;
+                        assert!(!has_started || error.to_string().contains("cut off"), "{error}");
                         assert!(pipe(&cut).is_err(), "{name}: {length}");
                     }
                 }

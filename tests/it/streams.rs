@@ -405,11 +405,11 @@ fn send_reads_pipes_from_a_shell_and_stdin() {
     let recv = run(&rig.dir.path().join("frames-0"), &["send", "--source", "pattrn"]);
     assert_eq!(recv.code, Some(2), "{}", recv.stderr);
     assert!(recv.stderr.contains("`pattrn` is not a valid source"), "{}", recv.stderr);
-    let error = send_nobody(&rig, "missing.mp4");
+    let error = send_without_server(&rig, "missing.mp4");
     assert!(error.contains("cannot open missing.mp4"), "{error}");
 }
 
-fn send_nobody(rig: &Rig, source: &str) -> String {
+fn send_without_server(rig: &Rig, source: &str) -> String {
     let words = ["send", "--json", "--signal", &nobody(), "--source", source];
     message(&run(rig.dir.path(), &words).failed(1, "source")).to_owned()
 }

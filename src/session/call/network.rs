@@ -38,7 +38,7 @@ impl NetworkWatch {
         self.compare(now)
     }
 
-    /// An additional address is no reason to move; a removed one is, but only once another is available.
+    /// Only the removal of an address requires a move, and only once another address is available.
     fn compare(&mut self, now: Vec<IpAddr>) -> Option<Move> {
         let outward = |ip: &&IpAddr| !ip.is_loopback();
         let gone = self.known.iter().filter(outward).any(|ip| !now.contains(ip));
