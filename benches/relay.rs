@@ -29,9 +29,10 @@ use orion_peer::{
     stats::Histogram,
     stun::{
         message::{Builder, Class, method},
-        stream::{Trust, dial},
+        stream::dial,
         uri::Transport,
     },
+    tls::Trust,
     turn::{TlsListener, TurnConfig, TurnServer},
 };
 use rustls::{ServerConfig as TlsConfig, crypto::ring, pki_types::PrivateKeyDer};

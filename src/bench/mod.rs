@@ -1,6 +1,6 @@
 //! Bench: makes fresh connections repeatedly and measures each from its token request to its last keyframe.
 //!
-//! One peer measures; the other one is in this process ([`Slot::local_peer`]), or elsewhere and follows the wire
+//! One peer measures; its remote peer is in this process ([`Slot::local_peer`]), or elsewhere and follows the wire
 //! contract: `bench --respond` ([`responder`]), a plain `recv` or `send`, or an app.
 //!
 //! - [`plan`]: the work of a run and of each of its connections

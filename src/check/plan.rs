@@ -7,7 +7,7 @@ use url::Url;
 use super::level::{Level, Need};
 use crate::{
     auth::secret::Secret,
-    stun::stream::Trust,
+    tls::Trust,
     types::{DeviceId, PairId},
 };
 

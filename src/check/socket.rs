@@ -22,7 +22,7 @@ use super::{
     plan::Timeouts,
     wire::Stream,
 };
-use crate::types::printable;
+use crate::text::printable;
 
 /// Types of messages that a server relays.
 const RELAYED: [&str; 5] = ["offer", "answer", "ice", "bye", "state"];

@@ -11,7 +11,7 @@ use crate::{
         human,
         layout::{WIDTH, fold},
     },
-    types::printable,
+    text::printable,
 };
 
 /// Prefix of the line of a case, by outcome: passed, failed, not run.

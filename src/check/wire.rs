@@ -12,7 +12,7 @@ use tokio_rustls::TlsConnector;
 use url::Url;
 
 use super::finding::{CaseError, violation};
-use crate::{stun::stream::Trust, types::printable};
+use crate::{text::printable, tls::Trust};
 
 /// Maximum size of a response head, bytes.
 const MAX_HEAD: usize = 64 * 1024;

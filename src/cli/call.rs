@@ -7,7 +7,7 @@ use super::{
     failure::Failure,
 };
 use crate::{
-    peer::{self, PeerConfig, PeerRole, config::LocalNetwork},
+    peer::{self, PeerConfig, PeerRole, local_network::LocalNetwork},
     session::CallConfig,
     signaling::{
         client::token_client::TokenClient,

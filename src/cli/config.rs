@@ -13,7 +13,7 @@ use clap::{Arg, ArgAction, Command};
 use toml::{Table, Value};
 
 use super::failure::Failure;
-use crate::types::edit_distance;
+use crate::text::edit_distance;
 
 /// Name of the configuration file, in the working directory or in `$XDG_CONFIG_HOME/orion-peer`.
 pub const FILE_NAME: &str = "orion-peer.toml";

@@ -13,21 +13,16 @@ use super::{failure::Failure, ice, secret::SecretText, twilio::TwilioArgs, units
 use crate::{
     proto::token::IceServer,
     signaling::client::{redacted, redacted_text},
-    stun::{
-        stream::{Trust, certificate::Fingerprint, certificates},
-        uri::is_turn,
-    },
+    stun::uri::is_turn,
+    tls::{Trust, certificate::Fingerprint, certificates},
     types::{CandidateType, DeviceId, PairId, is_loopback},
 };
 
 /// Default path of the signaling WebSocket, used if the `--signal` URL has none.
-pub const SIGNAL_PATH: &str = "/api/signal";
+pub const SIGNAL_PATH: &str = crate::proto::signaling::PATH;
 
 /// Default signaling server: the dev server on this machine.
 pub const DEV_SIGNAL: &str = "ws://127.0.0.1:8787";
-
-/// Default path of the token API, used if there is no `--token-url`.
-pub const TOKEN_PATH: &str = crate::proto::token::PATH;
 
 /// Access token of the dev server, used if the token API is on this machine.
 pub const DEV_ACCESS_TOKEN: &str = "dev";
@@ -405,7 +400,7 @@ fn derived_token_url(signal: &Url) -> Result<Url, Failure> {
         let message = format!("cannot derive the token API URL from --signal {}", redacted(signal));
         Failure::usage(message, "add --token-url URL")
     })?;
-    url.set_path(TOKEN_PATH);
+    url.set_path(crate::proto::token::PATH);
     url.set_query(None);
     url.set_fragment(None);
     Ok(url)

@@ -27,7 +27,7 @@ use crate::{
         sink::PictureFormat,
         source::{CameraSpec, SourceSpec, list_devices},
     },
-    peer::{PeerConfig, PeerRole, config::local_addresses},
+    peer::{PeerConfig, PeerRole, local_network::local_addresses},
     report::summary::Role,
     server::RunningServer,
     session::{

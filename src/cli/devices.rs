@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::{failure::Failure, output::Output};
 use crate::{
     media::source::{CameraFormat, Device, list_devices},
-    types::{Stage, printable},
+    text::printable,
+    types::Stage,
 };
 
 /// List cameras and their formats.

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{failure::Failure, output::Output};
 use crate::{
     guide::{self, PAGES, Page},
-    types::edit_distance,
+    text::edit_distance,
 };
 
 /// Maximum width of text in columns: longer lines are hard to read.

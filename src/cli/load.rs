@@ -32,7 +32,7 @@ use crate::{
         whole_file,
     },
     signaling::client::redacted,
-    stun::stream::certificate::Fingerprint,
+    tls::certificate::Fingerprint,
     types::Stage,
 };
 

@@ -27,7 +27,7 @@ use self::{
     redact::redact,
 };
 use super::failure::Failure;
-use crate::{report::live, types::printable};
+use crate::{report::live, text::printable};
 
 /// Variable with a filter, such as `ORION_LOG=orion_peer=debug,webrtc=warn`.
 pub const VARIABLE: &str = "ORION_LOG";

@@ -17,10 +17,8 @@ use serde::Serialize;
 use super::failure::{ErrorLine, Failure};
 use crate::{
     report::live,
-    types::{
-        Stage,
-        printable::{self, printable},
-    },
+    text::printable::{self, printable},
+    types::Stage,
 };
 
 /// When to use colors.

@@ -15,7 +15,7 @@ use crate::{
         self, Access, ClientConfig, ClientError, ClientEvent, DialTimings, ServerProbe,
         StaticToken, probe_server,
     },
-    types::{clock_skew_words, printable},
+    text::{clock_skew_words, printable},
 };
 
 /// Timeout for each server.

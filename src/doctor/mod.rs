@@ -31,7 +31,7 @@ use std::{
 use problem::{Problem, Severity};
 pub use report::DoctorReport;
 
-use crate::{peer, proto::token::IceServer, signaling::client::TokenProvider, stun::stream::Trust};
+use crate::{peer, proto::token::IceServer, signaling::client::TokenProvider, tls::Trust};
 
 /// Timeout of everything but the measurement of a binding's lifetime.
 pub const WITHIN: Duration = Duration::from_secs(15);

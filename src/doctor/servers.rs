@@ -24,7 +24,7 @@ use crate::{
         client::{self, Client, ClientError, Login},
         uri::{ServerUri, Transport, is_turn},
     },
-    types::printable,
+    text::printable,
 };
 
 /// Timeout of a DNS lookup.

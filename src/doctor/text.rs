@@ -12,7 +12,7 @@ use crate::{
         human,
         layout::{WIDTH, hanging, wrap},
     },
-    types::{clock_skew_words, printable, rough_duration},
+    text::{clock_skew_words, printable, rough_duration},
 };
 
 const GOOD: &str = "✓";

@@ -15,7 +15,7 @@ use crate::{
         claims::{Audience, Claims},
         signaling::MAX_MESSAGE_BYTES,
     },
-    stun::stream::Trust,
+    tls::Trust,
     types::{DeviceId, PairId},
 };
 

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
-use crate::types::edit_distance;
+use crate::text::edit_distance;
 
 /// A file that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

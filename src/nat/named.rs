@@ -13,7 +13,7 @@ use super::{
     IpVersions, LinkSettings, Profile, ProfileError, Queue,
     file::{self, FileError},
 };
-use crate::{types::edit_distance, units};
+use crate::{text::edit_distance, units};
 
 /// The built-in networks.
 const BUILT_IN: &str = include_str!("../../samples/networks.toml");

@@ -17,7 +17,7 @@
 use std::{fmt, str::FromStr};
 
 use super::{BINDING_TIMEOUT, Behaviour, Layer, Nat, Ports};
-use crate::{types::edit_distance, units};
+use crate::{text::edit_distance, units};
 
 /// Names of individual layers, in the order in which they are listed. `fw` is short for `firewall`.
 pub const NAMES: [&str; 8] =

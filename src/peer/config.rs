@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs},
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
     sync::Arc,
     time::Duration,
 };
@@ -26,6 +26,7 @@ use rtc::{
 
 use super::{
     error::PeerError,
+    local_network::{LocalNetwork, local_addresses},
     pacing::{Pacing, TRANSPORT_CC_URI, TransportCc},
     remb::ABS_SEND_TIME_URI,
     repair::{self, PeerRepairs, RepairReceiver, RepairSender, RttSeed, Rtx},
@@ -36,10 +37,8 @@ use super::{
 use crate::{
     netsim::Gateway,
     proto::{control::CONTROL_LIFE_TIME, token::IceServer},
-    stun::{
-        stream::Trust,
-        uri::{ServerUri, Transport, read_url},
-    },
+    stun::uri::{ServerUri, Transport, read_url},
+    tls::Trust,
     types::CandidateType,
     units::RateSetting,
 };
@@ -136,27 +135,6 @@ impl PeerConfig {
     }
 }
 
-/// Selects the addresses of this machine that can be host candidates; they are looked up on each call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LocalNetwork {
-    /// Only addresses of this interface.
-    pub interface: Option<String>,
-    /// Include IPv4.
-    pub v4: bool,
-    /// Include IPv6.
-    pub v6: bool,
-    /// Include loopback.
-    pub loopback: bool,
-}
-
-impl LocalNetwork {
-    /// The current addresses, see [`local_addresses`].
-    #[must_use]
-    pub fn addresses(&self) -> Vec<IpAddr> {
-        local_addresses(self.interface.as_deref(), self.v4, self.v6, self.loopback)
-    }
-}
-
 /// Where the crate binds its sockets: evaluated again at each ICE restart.
 #[derive(Debug, Clone)]
 pub(super) struct Binding {
@@ -184,35 +162,6 @@ impl ToSocketAddrs for Binding {
         // While the machine changes networks it may have no address; with none, the connection would end permanently.
         Ok(if now.is_empty() { self.first.clone() } else { now }.into_iter())
     }
-}
-
-/// Addresses of this machine that can be host candidates: not link-local, and loopback only if `loopback` is set or
-/// there is no other address.
-#[must_use]
-pub fn local_addresses(interface: Option<&str>, v4: bool, v6: bool, loopback: bool) -> Vec<IpAddr> {
-    let usable = |ip: &IpAddr| match ip {
-        IpAddr::V4(ip) => v4 && !ip.is_link_local() && !ip.is_unspecified(),
-        IpAddr::V6(ip) => v6 && (ip.segments()[0] & 0xffc0) != 0xfe80 && !ip.is_unspecified(),
-    };
-    let mut outward = Vec::new();
-    let mut looped = Vec::new();
-    for found in if_addrs::get_if_addrs().unwrap_or_default() {
-        let ip = found.ip();
-        if interface.is_some_and(|name| name != found.name) || !usable(&ip) {
-            continue;
-        }
-        if ip.is_loopback() { looped.push(ip) } else { outward.push(ip) }
-    }
-    // One loopback address is enough for two peers on one machine.
-    looped.sort();
-    looped.truncate(1);
-    if looped.is_empty() && interface.is_none() && v4 {
-        looped.push(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    }
-    if loopback || outward.is_empty() || interface.is_some() {
-        outward.extend(looped);
-    }
-    outward
 }
 
 /// The `profile-level-id` to offer for pictures up to this size: constrained baseline at level 3.1, or the lowest

@@ -40,6 +40,7 @@ pub mod gathering;
 mod guard;
 mod handler;
 mod incoming;
+pub mod local_network;
 mod media_gate;
 pub mod pacing;
 pub mod packetizer;

@@ -339,7 +339,7 @@ mod tests {
     }
 
     fn socket(local: &str, given: Vec<(SocketAddr, usize, Vec<u8>)>) -> FilteredSocket {
-        let streams = StreamServers::new(&[], crate::stun::stream::Trust::web(), None);
+        let streams = StreamServers::new(&[], crate::tls::Trust::web(), None);
         let (gathering, _) = GatheringMonitor::new(&[], &streams, false);
         let filters = Arc::new(Filters::new(
             gathering,

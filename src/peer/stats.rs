@@ -352,7 +352,7 @@ fn relay_transport(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{proto::token::IceServer, stun::stream::Trust};
+    use crate::{proto::token::IceServer, tls::Trust};
 
     #[test]
     fn a_relayed_candidate_has_the_url_and_transport_of_its_server() {

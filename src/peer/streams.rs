@@ -26,9 +26,10 @@ use crate::{
     netsim::{Direction, Gateway},
     proto::token::IceServer,
     stun::{
-        stream::{DialError, Stream, Trust, dial},
+        stream::{DialError, Stream, dial},
         uri::{ServerUri, Transport, read_url},
     },
+    tls::Trust,
     types::RelayTransport,
 };
 

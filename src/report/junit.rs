@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use crate::types::printable::is_unprintable;
+use crate::text::printable::is_unprintable;
 
 /// Outcome of a case. The strings are type, message and text.
 #[derive(Debug, Clone)]

@@ -1,7 +1,7 @@
 //! Lays out text in columns and wraps it to a width, both counted in characters. Cells and words are made
 //! [`printable()`] here: a cell contains no line breaks, and control characters count as their replacements.
 
-use crate::types::printable;
+use crate::text::printable;
 
 /// Default width of a terminal, columns: text for a terminal is at most that wide.
 pub const WIDTH: usize = 80;

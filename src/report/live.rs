@@ -11,9 +11,9 @@ use super::{
     human,
     layout::{self, cut},
 };
-use crate::types::{
-    ConnectionType,
-    printable::{self, printable},
+use crate::{
+    text::printable::{self, printable},
+    types::ConnectionType,
 };
 
 /// Time between two plain lines when stderr is not a terminal.

@@ -36,6 +36,7 @@ use tokio::{net::TcpListener, sync::watch};
 
 pub use self::running::RunningServer;
 use self::{listener::ListenerConfig, traffic::Traffic};
+pub use crate::proto::token::PATH as TOKEN_PATH;
 use crate::{
     auth::{
         jws::{Key, KeyError, SigningKeys},
@@ -53,9 +54,6 @@ use crate::{
     },
     stun::uri::{ServerUri, Transport},
 };
-
-/// Path of the token API.
-pub const TOKEN_PATH: &str = "/api/auth/webrtc-token";
 
 /// Path of the public keys of signaling tokens.
 pub const JWKS_PATH: &str = "/.well-known/jwks.json";

@@ -22,7 +22,7 @@ use rustls::{
 use crate::{
     lock::locked,
     signaling::server::counters::Family,
-    stun::stream::certificate::{self, Fingerprint},
+    tls::certificate::{self, Fingerprint},
 };
 
 /// Protocol of the HTTP listener in ALPN (RFC 7301 §6).

@@ -12,7 +12,8 @@ use crate::{
     peer::{ConnectionState, PeerEvent, Timings, control::ChannelRef, stats::SelectedPair},
     proto::control::{ControlMessage, Id},
     stats::bottleneck::RoundTrip,
-    types::{Stage, printable},
+    text::printable,
+    types::Stage,
 };
 
 /// Follows the call of one peer with the other.

@@ -36,7 +36,7 @@ use crate::{
         signaling::{Body, Message},
         token::IceServer,
     },
-    stun::stream::Trust,
+    tls::Trust,
     types::PairId,
 };
 

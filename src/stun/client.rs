@@ -21,9 +21,9 @@ use wire::Wire;
 
 use super::{
     message::{Builder, Class, Message, TransactionId, attr, long_term_key, method},
-    stream::Trust,
     uri::Transport,
 };
+use crate::tls::Trust;
 
 /// When a request is sent and retransmitted over UDP, relative to its first transmission.
 const SENT_AT: [Duration; 4] = [

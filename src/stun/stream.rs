@@ -1,11 +1,9 @@
 //! STUN and TURN over TCP and TLS (RFC 8489 §6.2.2 and §6.2.3, RFC 8656 §3.1): connects, and splits
 //! a stream into messages. Used by the client, the embedded server and all requests to servers.
 //!
-//! - `trust`, `certificate`: the trusted certificates · `error`: why connecting failed
+//! `error`: why connecting failed
 
-pub mod certificate;
 mod error;
-mod trust;
 
 use std::{
     io,
@@ -24,9 +22,9 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, TlsStream};
-pub use trust::{Trust, TrustError, certificates};
 
 use super::message::{HEADER_BYTES, MAGIC_COOKIE, padded};
+use crate::tls::Trust;
 
 /// Timeout of connecting, including TLS: less than an ICE server's timeout for an answer.
 pub const DIAL_WITHIN: Duration = Duration::from_secs(4);

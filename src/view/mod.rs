@@ -25,7 +25,7 @@ use self::{
     routes::{ViewerPermits, ViewerState},
 };
 
-use crate::peer::config::local_addresses;
+use crate::peer::local_network::local_addresses;
 
 /// How long viewers may take to receive the end event and fetch the last pictures.
 const END_TIMEOUT: Duration = Duration::from_secs(2);

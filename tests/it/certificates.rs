@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use orion_peer::stun::stream::Trust;
+use orion_peer::tls::Trust;
 use rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer};
 
 /// A server's certificate, signed by a CA that is generated with it.

@@ -12,7 +12,8 @@ use orion_peer::{
     auth::unix_now,
     proto::signaling::PATH,
     server::{RunningServer, Server, ServerConfig, TOKEN_PATH},
-    stun::stream::{Stream, Trust, dial},
+    stun::stream::{Stream, dial},
+    tls::Trust,
 };
 use serde_json::{Value, json};
 use tokio::{

@@ -10,9 +10,11 @@ use std::{
 
 use crate::source_text;
 
-const LAYERS: [(&str, u8); 29] = [
+const LAYERS: [(&str, u8); 31] = [
     ("guide", 0),
     ("types", 0),
+    ("text", 0),
+    ("tls", 1),
     ("lock", 0),
     ("stats", 0),
     ("units", 0),

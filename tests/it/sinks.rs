@@ -12,7 +12,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use orion_peer::{signaling::client::token_client::TokenClient, types::printable::is_unprintable};
+use orion_peer::{signaling::client::token_client::TokenClient, text::printable::is_unprintable};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{

@@ -8,7 +8,7 @@ use orion_peer::{
         client::token_client::TokenClient,
         client::{self, ClientConfig, ClientEvent},
     },
-    stun::stream::Trust,
+    tls::Trust,
     types::Stage,
 };
 use tokio::{

@@ -15,7 +15,8 @@ use orion_peer::{
         assembler::BrokenAccessUnit, event::ReceivedAccessUnit,
     },
     proto::token::IceServer,
-    stun::stream::{DialError, Trust},
+    stun::stream::DialError,
+    tls::Trust,
     turn::{TlsListener, TurnConfig, TurnServer},
     types::{ConnectionType, RelayTransport},
 };

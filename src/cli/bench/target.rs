@@ -20,7 +20,7 @@ use crate::{
         serve::{self, Served},
     },
     pairs::Pair,
-    peer::{self, PeerRole, config::local_addresses},
+    peer::{self, PeerRole, local_network::local_addresses},
     types::Stage,
 };
 

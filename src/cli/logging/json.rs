@@ -14,7 +14,7 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use crate::types::printable;
+use crate::text::printable;
 
 /// Writes an event as one JSON object on one line.
 #[derive(Debug, Default)]

@@ -9,8 +9,7 @@ use qrcode::{Color, EcLevel, QrCode};
 
 use super::{ServeArgs, tls::TlsArgs};
 use crate::{
-    auth::login::random_login, cli::failure::Failure, server,
-    stun::stream::certificate::Fingerprint,
+    auth::login::random_login, cli::failure::Failure, server, tls::certificate::Fingerprint,
 };
 
 /// Default port of `--lan`, same as the dev server's.

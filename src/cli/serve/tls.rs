@@ -10,7 +10,7 @@ use clap::Args;
 use super::reachable;
 use crate::{
     cli::failure::Failure,
-    peer::config::local_addresses,
+    peer::local_network::local_addresses,
     server::tls::{Tls, TlsError},
 };
 

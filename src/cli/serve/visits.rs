@@ -19,7 +19,7 @@ use crate::{
     pairs::Role,
     report::{human, layout::cut},
     signaling::server::tap::{Tap, Visit},
-    types::printable,
+    text::printable,
 };
 
 /// Maximum number of queued visits.

@@ -20,7 +20,7 @@ use crate::{
     cli::{failure::Failure, output::Output, secret::SecretText},
     proto::claims,
     report::human,
-    types::printable,
+    text::printable,
 };
 
 /// Maximum number of bytes read from stdin.

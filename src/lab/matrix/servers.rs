@@ -17,7 +17,7 @@ use crate::{
     proto::token::IceServer,
     report::schema::FailureRecord,
     server::{RunningServer, Server, ServerConfig},
-    stun::stream::Trust,
+    tls::Trust,
     turn::{TlsListener, TurnConfig, TurnLimits, TurnServer},
     types::Stage,
 };

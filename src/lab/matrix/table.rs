@@ -8,7 +8,7 @@ use crate::{
     lab::timeline,
     nat::Path,
     report::layout::{self, Align},
-    types::printable,
+    text::printable,
 };
 
 /// Number of pairs listed as the slowest.

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     nat::{Behaviour, Layer, NamedNetwork, Path, Profile},
-    types::printable,
+    text::printable,
 };
 
 /// Describes the networks, and the path that theory predicts.

@@ -11,7 +11,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use crate::{
     nat::{IpVersions, Layer, LinkChanges, NamedNetwork, Profile, link::IpVersionsError, network},
     netns::{Location, NetworkPlan, Service},
-    types::edit_distance,
+    text::edit_distance,
     units,
 };
 

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::schema::{Outage, TimelineResult};
 use crate::{
     report::layout::{self, Align},
-    types::printable,
+    text::printable,
 };
 
 /// Column titles and alignment.

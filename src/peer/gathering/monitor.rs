@@ -354,7 +354,7 @@ mod tests {
             username: Some("phone".into()),
             credential: Some("secret".into()),
         };
-        let streams = StreamServers::new(&[], crate::stun::stream::Trust::web(), None);
+        let streams = StreamServers::new(&[], crate::tls::Trust::web(), None);
         let (monitor, _losses) = GatheringMonitor::new(&[server], &streams, false);
         monitor.lookup_started(ENDPOINT);
         monitor.lookup_ended(ENDPOINT, &Ok(vec![ENDPOINT.parse().unwrap()]));

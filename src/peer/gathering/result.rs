@@ -12,7 +12,7 @@ use crate::{
         stream::DialError,
         uri::{Transport, is_turn, read_url},
     },
-    types::{clock_skew_words, rough_duration},
+    text::{clock_skew_words, rough_duration},
 };
 
 /// The outcome for one configured server.

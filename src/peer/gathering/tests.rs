@@ -1,7 +1,8 @@
 //! Tests the server log with hand-made datagrams.
 
 use super::*;
-use crate::stun::{message::Builder, stream::Trust};
+use crate::stun::message::Builder;
+use crate::tls::Trust;
 
 const STUN: &str = "stun:ice.example:3478";
 const TURN: &str = "turn:ice.example:3478?transport=udp";

@@ -226,7 +226,7 @@ pub(super) fn link_objects(entries: &mut Map<String, Value>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stun::stream::Trust;
+    use crate::tls::Trust;
 
     fn normalized(mut value: Value) -> Value {
         let streams = StreamServers::new(&[], Trust::web(), None);

@@ -7,7 +7,7 @@ use super::{
     Named,
     schema::{ConnectionRecord, IceServerRecord, KeyframeRecord},
 };
-use crate::types::printable::{self, is_unprintable};
+use crate::text::printable::{self, is_unprintable};
 
 /// Names of the columns.
 const HEADER: &str = "run,connection,at_s,metric,value,unit,detail\r\n";

@@ -8,7 +8,7 @@ use super::{
     schema::{BenchResult, FailureGroup, Verdict},
     wording::{self, Outcome},
 };
-use crate::types::printable::is_unprintable;
+use crate::text::printable::is_unprintable;
 
 /// Maximum number of annotations of one kind that the runner shows per step.
 pub const MAX_ANNOTATIONS: usize = 10;

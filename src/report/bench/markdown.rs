@@ -11,7 +11,7 @@ use super::{
     schema::BenchResult,
     wording::{self, NOTHING, Outcome, keyframe_counts, maybe, stages},
 };
-use crate::{report::human, stats::Spread, types::printable};
+use crate::{report::human, stats::Spread, text::printable};
 
 /// Maximum size of the text, bytes. GitHub accepts 64 KiB in a comment and 1 MiB in a step summary.
 pub const MAX_BYTES: usize = 60_000;

@@ -5,7 +5,7 @@ use super::{
     schema::BenchResult,
     wording::{self, NOTHING},
 };
-use crate::{report::human, types::printable};
+use crate::{report::human, text::printable};
 
 /// Maximum length of a text, characters: a message from another machine may have any length.
 const MAX_TEXT: usize = 4096;

@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use crate::types::printable;
+use crate::text::printable;
 
 /// Text made [`printable`] and safe between tags and inside quoted attributes.
 pub(crate) fn esc(text: &str) -> String {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::peer::config::LocalNetwork;
+use crate::peer::local_network::LocalNetwork;
 
 /// A change of the network.
 #[derive(Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::types::{clock_skew_words, epoch_seconds};
+use crate::{text::clock_skew_words, types::epoch_seconds};
 
 /// Minimum reported difference, seconds: the header has a resolution of one second, and responses are delayed.
 const MIN_SKEW: f64 = 2.0;

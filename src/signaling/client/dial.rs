@@ -40,7 +40,7 @@ use super::{
 };
 use crate::{
     proto::{signaling::SUBPROTOCOL, token::ErrorBody},
-    stun::stream::Trust,
+    tls::Trust,
 };
 
 /// A socket to the server.

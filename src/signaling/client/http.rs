@@ -8,7 +8,7 @@ use std::{
 use url::Url;
 
 use super::clock::http_date;
-use crate::{proto::token::ErrorBody, stun::stream::certificate::Presented, types::epoch_seconds};
+use crate::{proto::token::ErrorBody, tls::certificate::Presented, types::epoch_seconds};
 
 /// Maximum number of redirects that are followed, all on one host.
 pub(in crate::signaling) const MAX_REDIRECTS: usize = 3;

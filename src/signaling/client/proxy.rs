@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::http::Uri;
 use url::Url;
 
 use super::{error::ClientError, redact::redacted};
-use crate::types::{is_loopback, printable};
+use crate::{text::printable, types::is_loopback};
 
 /// Maximum size of a proxy's response header, bytes.
 const MAX_ANSWER: usize = 8 * 1024;

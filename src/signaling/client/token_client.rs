@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     proto::token::{ErrorBody, IceServer, PATH, TokenAnswer, TokenRequest, read_ice_servers},
-    stun::stream::Trust,
+    tls::Trust,
     types::{DeviceId, PairId, Stage, is_loopback},
 };
 

@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use crate::{
     stun::{message::Message, stream::DialError},
-    types::printable,
+    text::printable,
 };
 
 /// Why a request to a server failed.

@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use rustls::CertificateError;
 
-use super::certificate::{Presented, Wrong, plain};
+use crate::tls::certificate::{Presented, Wrong, plain};
 
 /// Why connecting failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

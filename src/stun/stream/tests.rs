@@ -5,7 +5,10 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::stun::message::{Builder, Class, method};
+use crate::{
+    stun::message::{Builder, Class, method},
+    tls::TrustError,
+};
 
 fn binding() -> Vec<u8> {
     Builder::new(Class::Request, method::BINDING, [0; 12]).finish()

@@ -4,7 +4,8 @@ use std::{path::Path, process::Command, time::Duration};
 
 use orion_peer::{
     server::{ServerConfig, tls::Tls},
-    stun::stream::{Trust, dial},
+    stun::stream::dial,
+    tls::Trust,
 };
 use rustix::process::Signal;
 use serde_json::Value;

@@ -8,9 +8,9 @@ use orion_peer::{
         self,
         client::{ClientError, Login, Server},
         message::{Builder, Class, Message, attr, method},
-        stream::Trust,
         uri::Transport,
     },
+    tls::Trust,
     turn::{DropReason, IpNet, PeerFilter, RejectReason, TurnConfig, TurnLimits, TurnServer},
 };
 use tokio::{

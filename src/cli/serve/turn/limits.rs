@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::{
     cli::failure::Failure,
-    peer::config::local_addresses,
+    peer::local_network::local_addresses,
     turn::{IpNet, PeerFilter, TurnLimits},
     units,
 };

@@ -12,7 +12,7 @@ use crate::{
         html::{markup::esc, scale::tick_ms},
     },
     stats::Spread,
-    types::printable,
+    text::printable,
 };
 
 /// Written in place of a value that was not measured.

@@ -18,7 +18,7 @@ use crate::{
         },
         human,
     },
-    types::printable,
+    text::printable,
 };
 
 const CDF: &str = "Round-trip times, overlaid";

@@ -100,7 +100,7 @@ pub fn is_for(certificate: &CertificateDer<'_>, host: &str) -> bool {
 }
 
 /// `DnsName("a.example")` and `IpAddress(192.0.2.1)`, as rustls writes them, without the wrapping.
-pub(super) fn plain(name: &str) -> String {
+pub(crate) fn plain(name: &str) -> String {
     let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
     let bare: String = inner.trim_matches('"').chars().filter(|c| !c.is_control()).collect();
     // rustls writes `0::1`.
