@@ -1,5 +1,5 @@
-// Variations of libwebrtc's behaviour, each as one row of a table: Chromium as the phone and as the Mac, and a native
-// libwebrtc, against recv, send and bench. src/guide/interop.md contains the tables.
+// Variations of libwebrtc's behavior, each as one row of a table: Chromium as the phone and as the Mac, and a native
+// libwebrtc, with recv, send and bench. src/guide/interop.md contains the tables.
 //
 //   node interop.js             compares the results with the guide
 //   node interop.js --table     writes them to the guide

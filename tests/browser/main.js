@@ -1,6 +1,5 @@
-// orion-peer against headless Chromium: the whole wire contract, with the page as the Mac and as the phone. Each
-// scenario has its own browser page and its own send or recv; each check is one line. Variations of libwebrtc are in
-// interop.js.
+// orion-peer with headless Chromium: the whole wire contract, with the page as the Mac and as the phone. Each scenario has
+// its own browser page and its own send or recv; each check prints one line. Variations of libwebrtc are in interop.js.
 
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
@@ -16,14 +15,14 @@ import {
 const KEYFRAMES = 6;
 const MAX_BYTES = 100_000;
 
-/** Minimum PSNR of a shown picture against its photo, dB. */
+/** Minimum PSNR of a shown picture compared with its photo, dB. */
 const LEAST_PSNR = 30;
 
 const photos = (await readdir(SAMPLES)).filter((name) => name.endsWith(".jpg")).sort();
 const mac = () => openPage("mac");
 const phone = () => openPage("phone");
 
-/** Text from the page, with its ack. */
+/** Sends a text from the page, and checks its ack. */
 async function textFromPage(page, peer) {
   await until("the ack of the page's text", async () => {
     await page.call("say", "own", { t: "text", id: "t-1", text: "Grüße from the page" });
@@ -33,7 +32,7 @@ async function textFromPage(page, peer) {
   check("text from the page arrives and is acknowledged", texts === "Grüße from the page", texts);
 }
 
-/** Text to the page. */
+/** Sends a text to the page. */
 async function textToPage(page, peer) {
   const text = await until("a text on the page", async () => {
     peer.type("hello from orion-peer");
@@ -108,7 +107,7 @@ async function keyframeMessages(page, send, saved) {
   check("send reports each on stdout", send.events("keyframe").length >= infos.length);
 }
 
-/** `keyframe-request`: a keyframe although the next one is due much later. */
+/** `keyframe-request` yields a keyframe although the next one is due much later. */
 async function request(page, send) {
   await until("the ack of set", async () => {
     await page.call("say", "own", { t: "set", id: 5, intervalMs: 3_600_000 });
@@ -123,7 +122,7 @@ async function request(page, send) {
   check("keyframe-request yields keyframes before they are due", after > before, `${after - before} more`);
 }
 
-/** `set`: applied with an ack, rejected with an error in the ack. */
+/** `set` is applied with an ack, or rejected with an error in the ack. */
 async function settings(page) {
   const acked = (id) => until("the ack of set", async () =>
     (await page.get("controls")).find((one) => one.t === "ack" && one.id === id));
@@ -224,7 +223,7 @@ async function received(page, recv, out) {
     const off = Math.max(...decoded.means.flatMap((mean, quarter) =>
       mean.map((value, c) => Math.abs(value - COLOURS[quarter][c]))));
     check("its jpg matches the page's canvas", decoded.width === PHONE_SIZE.width &&
-      decoded.height === PHONE_SIZE.height && off <= COLOUR_SLACK, `colours off by at most ${off} of 255`);
+      decoded.height === PHONE_SIZE.height && off <= COLOUR_SLACK, `colors off by at most ${off} of 255`);
   }
   const summary = recv.events("summary").at(-1) ?? {};
   check("its pings were answered by the page", summary.rttMs?.count > 0, JSON.stringify(summary.rttMs));

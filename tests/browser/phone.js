@@ -1,5 +1,4 @@
-// Chromium as the phone against `recv` over links of various rates: the effect of `--phone-bitrate`. See
-// scripts/phone.sh.
+// Chromium as the phone, with `recv` over links of various rates: the effect of `--phone-bitrate`. See scripts/phone.sh.
 
 import { mkdir, readdir } from "node:fs/promises";
 import path from "node:path";
@@ -29,7 +28,7 @@ if (options.table) console.log = console.error;
 /** Rates in Mbit/s; `20-1` changes after the second keyframe. */
 const LINKS = ["unlimited", "50", "20", "5", "2", "1", "20-1"];
 
-/** A link by its name: the flags of `recv`, its final rate, and the command that changes it. */
+/** The properties of a named link: the flags of `recv`, its final rate, and the command that changes it. */
 function link(name) {
   const [rate, then] = name.split("-").map(Number);
   const queue = options.queue ? ["--queue", options.queue] : [];

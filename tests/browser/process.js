@@ -2,7 +2,7 @@
 
 import { spawn } from "node:child_process";
 
-/** Timeout that ends a hung test; no check depends on it. */
+/** Timeout of a hung test; no check depends on it. */
 const PATIENCE = 60_000;
 
 const running = new Set();
@@ -54,7 +54,7 @@ export class Peer {
     return this.code;
   }
 
-  /** Ctrl-C; resolves with the exit code. */
+  /** Sends Ctrl-C; resolves with the exit code. */
   async stop() {
     if (this.code === undefined) this.child.kill("SIGINT");
     return this.ended();

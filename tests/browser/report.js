@@ -1,4 +1,4 @@
-// The HTML reports of real bench runs in headless Chromium: light and dark, wide and narrow, printed.
+// Checks the HTML reports of real bench runs in headless Chromium: light and dark, wide and narrow, printed.
 // REPORT_SCREENSHOT=FILE saves a screenshot of the wide light one.
 
 import { execFile } from "node:child_process";
@@ -85,7 +85,7 @@ async function views(browser, title, file, leastPlots) {
     check(`${name}: labels do not overlap`, found.overlapping.length === 0,
       found.overlapping.join(" | "));
     check(`${name}: text is readable`, found.contrast >= 7, `contrast ${found.contrast.toFixed(1)}`);
-    check(`${name}: background follows the colour scheme`, found.dark === (view.colorScheme === "dark"));
+    check(`${name}: background follows the color scheme`, found.dark === (view.colorScheme === "dark"));
     if (view === VIEWS[0] && leastPlots > 4 && process.env.REPORT_SCREENSHOT) {
       await page.screenshot({ path: process.env.REPORT_SCREENSHOT, fullPage: true });
     }

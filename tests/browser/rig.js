@@ -12,7 +12,7 @@ import { Peer, killAll, until } from "./process.js";
 export const BINARY = process.env.ORION_PEER;
 export const SAMPLES = path.resolve(import.meta.dirname, "../../samples");
 
-/** Colours of the quarters of the phone's picture, and the tolerance of their decoded means. */
+/** Colors of the quarters of the phone's picture, and the tolerance of their decoded means. */
 export const COLOURS = [[200, 40, 40], [40, 160, 60], [40, 60, 190], [150, 150, 150]];
 export const COLOUR_SLACK = 12;
 export const PHONE_SIZE = { width: 640, height: 480 };
@@ -25,7 +25,7 @@ const FLAGS = [
   "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ];
 
-/** Real addresses as candidates, including loopback: works without any network. */
+/** Enables real addresses as candidates, including loopback, so that the tests work without any network. */
 export const LOCAL = ["--allow-loopback-in-peer-connection", "--disable-features=WebRtcHideLocalIpsWithMdns"];
 
 /** Number of checks so far. */
@@ -39,7 +39,7 @@ export function check(name, ok, detail = "") {
 
 export const scratch = await mkdtemp(path.join(tmpdir(), "orion-browser-"));
 
-/** Serves the page, the sample photos, and the files of the test below `/scratch/`. */
+/** Serves the page, the sample photos, and, below `/scratch/`, the files of the test. */
 async function servePage() {
   const types = { ".html": "text/html", ".js": "text/javascript", ".jpg": "image/jpeg", ".png": "image/png", ".h264": "video/h264" };
   const folder = (url) => {

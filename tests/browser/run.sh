@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Tests orion-peer against headless Chromium, as the Mac and as the phone: one line per check; then against variations of
-# libwebrtc's behaviour, and compares the tables in src/guide/interop.md with the results; then has Chromium open the HTML reports of
-# real bench runs, and use the viewer page.
+# Tests orion-peer with headless Chromium, as the Mac and as the phone, with one line per check. Then tests variations of
+# libwebrtc's behavior, and compares the results with the tables in src/guide/interop.md. Then opens the HTML reports of
+# real bench runs and the viewer page in Chromium.
 #
 #   tests/browser/run.sh            builds the binary first
 #   tests/browser/run.sh --table    writes the tables into src/guide/interop.md
 #   tests/browser/run.sh --phone …  the test of scripts/phone.sh
 #   ORION_PEER=FILE tests/browser/run.sh
 #
-# CHROMIUM sets a browser other than /usr/bin/chromium; SCREENSHOT=FILE saves a screenshot of the
-# receiving page; KEEP=1 keeps the received files; ONLY=chromiumAsPhone runs that one scenario of main.js,
-# ONLY=relay,ipv6 the rows of interop.js whose names begin with these. VIEW_SCREENSHOTS=DIR saves screenshots of the viewer page.
+# CHROMIUM sets a browser other than /usr/bin/chromium; SCREENSHOT=FILE saves a screenshot of the receiving page; KEEP=1
+# keeps the received files; ONLY=chromiumAsPhone runs only that scenario of main.js, and ONLY=relay,ipv6 only the rows of
+# interop.js whose names start with these prefixes; VIEW_SCREENSHOTS=DIR saves screenshots of the viewer page.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 

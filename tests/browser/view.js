@@ -1,5 +1,5 @@
-// The page of `recv --view`, and that of `serve` as the Mac and as the phone, in headless Chromium: display and
-// controls, light and dark, wide and narrow. VIEW_SCREENSHOTS=DIR saves screenshots.
+// Checks the page of `recv --view`, and the page of `serve` as the Mac and as the phone, in headless Chromium: display
+// and controls, light and dark, wide and narrow. VIEW_SCREENSHOTS=DIR saves screenshots.
 
 import { readFile } from "node:fs/promises";
 import path from "node:path";
@@ -72,7 +72,7 @@ async function looks(browser, url, name, ready) {
     check(`${what}: one h1, a language, everything has a name`,
       found.headings === 1 && found.lang !== "" && found.unnamed.length === 0, found.unnamed.join(" | "));
     check(`${what}: text is readable`, found.contrast >= 7, `contrast ${found.contrast.toFixed(1)}`);
-    check(`${what}: background follows the colour scheme`, found.dark === (view.colorScheme === "dark"));
+    check(`${what}: background follows the color scheme`, found.dark === (view.colorScheme === "dark"));
     check(`${what}: no errors or warnings`, page.problems.length === 0, page.problems.join(" | "));
     await picture(page, `${name.replaceAll(" ", "-")}-${view.name}`);
     await page.context().close();
@@ -98,7 +98,7 @@ async function receiverPage(browser, server) {
   const send = new Peer(BINARY, ["send", "--json", "--signal", server.signal, "--source", SAMPLES, "--interval", "1s"]);
   const width = await until("a picture", () => shown(page));
   check("the newest keyframe is shown in its original size", [1280, 1920, 960, 720, 1024].includes(width) || width > 300, `${width} px`);
-  check("with its hash", (await text(page, "verified")) === "verified", await text(page, "verified"));
+  check("its hash is verified", (await text(page, "verified")) === "verified", await text(page, "verified"));
   const ages = [];
   for (let i = 0; i < 4; i += 1) {
     ages.push(await text(page, "age"));
@@ -114,10 +114,10 @@ async function receiverPage(browser, server) {
   const number = await thumb.getAttribute("data-seq");
   await thumb.focus();
   await page.keyboard.press("Enter");
-  check("an earlier one opens by the keyboard", (await text(page, "picture-title")) === `Keyframe ${number}`,
+  check("an earlier keyframe can be opened with the keyboard", (await text(page, "picture-title")) === `Keyframe ${number}`,
     await text(page, "picture-title"));
   await page.locator("#newest").click();
-  check("and back to the latest", (await text(page, "picture-title")) === "Latest keyframe");
+  check("and the latest one again", (await text(page, "picture-title")) === "Latest keyframe");
 
   await page.locator("#say-text").fill("Grüße <b>from</b> the page");
   await page.keyboard.press("Enter");
@@ -125,7 +125,7 @@ async function receiverPage(browser, server) {
   check("a text from the page arrives", received === "Grüße <b>from</b> the page", received);
   send.type("back <i>to</i> it");
   await until("the text on the page", async () => /back <i>to<\/i> it/.test(await text(page, "texts")));
-  check("a text to the page is text", (await page.locator("#texts i").count()) === 0);
+  check("a text to the page is not interpreted as HTML", (await page.locator("#texts i").count()) === 0);
 
   const before = recv.events("keyframe").length;
   await page.locator("#keyframe-now").click();
@@ -188,14 +188,14 @@ async function pageAsPhone(browser, server) {
   check("recv gets three keyframes of the page's pattern and ends with 0", (await recv.ended()) === 0,
     recv.stderr.split("\n").at(-2));
   const lines = (await readFile(path.join(out, "frames.jsonl"), "utf8")).trim().split("\n").map(JSON.parse);
-  check("each with its size", lines.length === 3 && lines.every(({ width, bytes }) => width > 0 && bytes > 0),
+  check("each has a size", lines.length === 3 && lines.every(({ width, bytes }) => width > 0 && bytes > 0),
     lines.map(({ width, height, bytes }) => `${width}x${height} ${bytes}`).join(", "));
   await picture(page, "phone");
   check("no errors or warnings", page.problems.length === 0, page.problems.join(" | "));
   await page.context().close();
 }
 
-/** The form before joining, and a refused login. */
+/** The form before joining, and a rejected login. */
 async function form(browser, server) {
   await looks(browser, server.http, "form", (page) => until("the form", () => page.locator("#join-button").isEnabled()));
   const page = await join(browser, server, "mac");

@@ -7,10 +7,10 @@ import { pause, until } from "./process.js";
 /** Time within which a returning Mac must receive keyframes. */
 const BACK_WITHIN = 10_000;
 
-/** Time within which `--once` must end after a kill: 35 s, and some for a busy machine. */
+/** Time within which `--once` must end after a kill: 35 s, and a margin for a busy machine. */
 const ONCE_WITHIN = 40_000;
 
-/** Faults if keyframes got lost or are too few. */
+/** Faults if keyframes were lost, or if there are too few. */
 function intact(figures, minimum) {
   const faults = [];
   if (figures.lost.length > 0) faults.push(`lost keyframes ${figures.lost.join(", ")}`);
@@ -45,7 +45,7 @@ async function steady(call) {
   return { ...figures, offers: offers(app).length, faults };
 }
 
-/** D2: only the Mac's signaling socket is away for 3 s; nothing is offered, because the connection is alive. */
+/** D2: only the Mac's signaling socket is lost for 3 s; nothing is offered, because the connection is alive. */
 async function socketAway(call) {
   const app = await call.app();
   call.orion("send");
@@ -87,7 +87,7 @@ const killed = (away) => async (call) => {
   return { ...figures, gap: first ? (first.t - lastOld) / 1000 : Infinity, offers: offers(app).length, faults };
 };
 
-/** The Mac joins after the offer and takes 5 s for its answer: it needs no second offer. */
+/** The Mac joins after the offer and takes 5 s to answer: it gets no second offer. */
 async function slowAnswer(call) {
   call.orion("send");
   await pause(1500);
@@ -142,10 +142,10 @@ async function recvOnce(call, { unit, folder }) {
 export const LANES = [
   [
     ["steady", "10 s without events", steady],
-    ["socket-away", "the Mac's signaling socket is away for 3 s", socketAway],
+    ["socket-away", "the Mac's signaling socket is lost for 3 s", socketAway],
     ["killed-1.5s", "the Mac is killed, and a new one joins after 1.5 s", killed(1500)],
     ["killed-8s", "the Mac is killed, and a new one joins after 8 s", killed(8000)],
-    ["slow-answer", "the Mac takes 5 s for its answer", slowAnswer],
+    ["slow-answer", "the Mac takes 5 s to answer", slowAnswer],
   ],
   [
     ["send-once", "the Mac of `send --once` is killed", sendOnce],

@@ -1,29 +1,29 @@
-// Attacks by a paired device over SCTP on the `orion-peer` it is connected to, and the required outcome: the
+// Attacks by a paired device over SCTP on the `orion-peer` to which it is connected, and the required outcome: the
 // connection is replaced, with a line that reports the reason, and keyframes are transferred again.
 //
-// `rtc-sctp` 0.21.1 panics on a cause longer than its chunk (chunk/mod.rs:149), and walks through 2^31 sequence numbers
+// `rtc-sctp` 0.21.1 panics on a cause longer than its chunk (chunk/mod.rs:149), and iterates over 2^31 sequence numbers
 // for one FORWARD-TSN (association/mod.rs:1567).
 
 import { readFileSync, readdirSync } from "node:fs";
 
 import { pause, until } from "./process.js";
 
-/** Time limit for the new offer after the driver has ended, ms: 2 s, plus signaling and some for a busy machine. */
+/** Time limit for the new offer after the driver has ended, ms: 2 s, plus signaling and a margin for a busy machine. */
 const REPLACED = 10_000;
 
-/** The same if only unanswered pings indicate it. */
+/** The same, if only unanswered pings indicate that the connection is dead. */
 const NOTICED = 30_000;
 
 /** Keyframes wanted on the new connection. */
 const AFTER = 3;
 
-/** Time limit for them: a connection has to be established before. */
+/** Time limit for them, ms: a connection has to be established first. */
 const FLOWING = 20_000;
 
-/** Time limit after the second Ctrl-C, and some for a busy machine. */
+/** Time limit after the second Ctrl-C, with a margin for a busy machine, ms. */
 const KILLED_WITHIN = 2000 + 1000;
 
-/** A driver without malicious input takes less processor time than this in a whole case, ms. */
+/** A driver without malicious input uses less CPU time than this in a whole case, ms. */
 const SPUN = 1500;
 
 /** `USER_HZ` of Linux: clock ticks of /proc, ms. */
@@ -46,7 +46,7 @@ const keyframesOf = (peer) => peer.output.filter(({ kind }) => kind === "keyfram
 const lines = (peer, what, from) =>
   peer.lines.filter(({ from: stream, t, text }) => stream === "stderr" && t >= from && what.test(text));
 
-/** Processor time of each thread that drives a connection, ms by thread. */
+/** CPU time of each thread that drives a connection, ms by thread. */
 function drivers({ process: { pid } }) {
   const tasks = `/proc/${pid}/task`;
   return new Map(readdirSync(tasks).flatMap((task) => {
@@ -116,7 +116,7 @@ const attacked = (side, how) => (call, given) => replaced(call, given, side, how
 const spinning = (side) => async (call, given) => {
   const row = await replaced(call, given, side, { attack: "forward-tsn 40", within: REPLACED, line: UNRESPONSIVE });
   const [{ peer }, { faults }] = [call, row];
-  // On a busy machine it takes a while to consume that much processor time.
+  // On a busy machine it takes a while to use that much CPU time.
   let spins = false;
   for (let look = 0; look < 10 && !spins; look += 1) {
     const was = drivers(peer);
@@ -148,8 +148,8 @@ export const LANES = [
     ["abort-cause-phone", "the phone sends an ABORT whose cause is longer than its chunk", attacked(PHONE, panicking(ABORT_CAUSE))],
   ],
   [
-    ["forward-tsn-mac", "the Mac sends 40 FORWARD-TSNs that go as far as they can", spinning(MAC)],
-    ["forward-tsn-phone", "the phone sends 40 FORWARD-TSNs that go as far as they can", spinning(PHONE)],
+    ["forward-tsn-mac", "the Mac sends 40 FORWARD-TSNs with the maximum advance", spinning(MAC)],
+    ["forward-tsn-phone", "the phone sends 40 FORWARD-TSNs with the maximum advance", spinning(PHONE)],
   ],
   [
     ["abort-mac", "the Mac aborts the association", attacked(MAC, unnoticed(`sctp ${ABORT}`))],

@@ -1,4 +1,4 @@
-// orion-peer against apps on other WebRTC stacks, over loopback: calls that should survive, or end.
+// orion-peer with apps on other WebRTC stacks, over loopback: calls that should survive, or end.
 //
 //   node main.js
 //   node main.js --table                        writes table.md
@@ -23,7 +23,7 @@ const writing = process.argv.includes("--table");
 
 const LANES = writing ? TABLE : [...SURVIVING, ...TABLE, ...HOSTILE];
 
-/** Concurrent lanes: with more of them two cores are too slow for the timed cases. */
+/** Number of concurrent lanes: with more, two cores are too slow for the timed cases. */
 const AT_ONCE = 10;
 
 const only = process.env.ONLY?.split(",");

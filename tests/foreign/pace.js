@@ -11,7 +11,7 @@ import { until } from "./process.js";
 const { BASELINE, ORION_PEER } = process.env;
 const BINARIES = [["now", ORION_PEER], ...(BASELINE ? [["before", BASELINE]] : [])];
 
-/** Like those of a phone. */
+/** Pictures like those of a phone. */
 const PICTURES = ["--source", "pattern:1280x720", "--interval", "3.5s", "--max-bytes", "100KB"];
 
 /** Keyframes of a call. */

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Tests `orion-peer send` and `recv` against apps on other WebRTC stacks, over loopback: the rows of table.md, calls that
-# should survive a lost socket, a killed peer or a hostile one, and those that should end. One line per case, then a table.
+# Tests `orion-peer send` and `recv` with apps on other WebRTC stacks, over loopback: the rows of table.md, calls that
+# should survive a lost socket, a killed or a hostile peer, and calls that should end. Prints one line per case, then a
+# table.
 #
 #   tests/foreign/run.sh            builds the binary first
 #   tests/foreign/run.sh --table    writes table.md

@@ -15,10 +15,10 @@ const npm = (name) => JSON.parse(readFileSync(path.join(here, "node_modules", na
 const text = (command, ...args) => execFileSync(command, args, { encoding: "utf8" }).trim();
 const node = (...args) => [process.execPath, app(args[0]), ...args.slice(1)];
 
-/** `decodes`: it reports decoded pictures; `survives`, `hostile`, `relays`: it takes part in cases.js, in hostile.js and
- * in the rows with only relayed candidates; `refuses`: it has no H.264, like Firefox without the plugin that it
- * downloads. `mute`: why its data channel does not open as the Mac or the phone; `limits`: rows of the table that fail, by
- * name, with the reason, or with the reason why they fail `atTimes`. */
+/** `decodes`: it reports decoded pictures; `survives`, `hostile`, `relays`: it is tested in cases.js, in hostile.js and in
+ * the rows with only relayed candidates; `refuses`: it has no H.264, like Firefox without the plugin that it downloads.
+ * `mute`: why its data channel does not open as the Mac or the phone; `limits`: rows of the table that fail, by name, with
+ * the reason, or with the reason why they fail `atTimes`. */
 export const STACKS = [
   {
     name: "aiortc", decodes: true, survives: true, hostile: true, relays: true, command: [PYTHON, app("aiortc_app.py")],

@@ -27,7 +27,7 @@ const STOPPED = 6000;
 /** Minimum share when the path changes: some stacks lose a picture in flight then. */
 const DURING_CHANGE = 0.75;
 
-/** Minimum share of pictures that arrive while 5 % of the packets get lost in each direction. */
+/** Minimum share of pictures that arrive while 5 % of the packets are lost in each direction. */
 const REPAIRED = 0.9;
 
 /** Time limit for expected events; less if they are known to be missing. */
@@ -36,7 +36,7 @@ const within = (call) => (call.stack.limits[call.name] ? BACK_WITHIN / 4 : BACK_
 const keyframes = (child) => child.output.filter(({ kind }) => kind === "keyframe");
 const last = (list) => list[list.length - 1];
 
-/** The result of `count` once everything has arrived, at least `least`, or repairs are over. */
+/** The result of `count` when everything, but at least `least`, has arrived, or when repairs are over. */
 async function settled(count, least = 0) {
   const end = Date.now() + SETTLE;
   for (;;) {
@@ -108,7 +108,7 @@ async function row(call, side, { from = 0, share = 1, least = PICTURES, texts = 
   const faults = [];
   const app = last(call.apps);
   const after = (event, what) => app.events(event).filter((one) => one.t >= from && (!what || one.what === what)).length;
-  // After an outage SCTP retransmits only when a timer has expired that has been doubled repeatedly.
+  // After an outage, SCTP retransmits only when its timer expires, which has been doubled repeatedly.
   const mute = call.stack.mute?.[side.role];
   const heard = mute ? () => /data channel has not opened/.test(call.peer.stderr)
     : () => after("heard", "ack") >= texts && after("heard", "ping") > 0;
@@ -237,7 +237,7 @@ const lane = (side, ...cases) => cases.map(([name, does, body, needs]) => ({
 export const LANES = [
   lane(MAC,
     ["steady", "no events", steady(MAC)],
-    ["loss", "5 % of the packets get lost in each direction", loss(MAC)],
+    ["loss", "5 % of the packets are lost in each direction", loss(MAC)],
     ["restart", "orion-peer restarts ICE", weRestart],
     ["kill", "it is killed, and a new one joins", killed(MAC)],
     ["return", "orion-peer is killed and returns", returned(MAC)],
@@ -245,7 +245,7 @@ export const LANES = [
     ["no H.264", "it has no H.264", refused(MAC), "refuses"]),
   lane(PHONE,
     ["steady", "no events", steady(PHONE)],
-    ["loss", "5 % of the packets get lost in each direction", loss(PHONE)],
+    ["loss", "5 % of the packets are lost in each direction", loss(PHONE)],
     ["restart", "it restarts ICE", phoneRestarts],
     ["kill", "it is killed, and a new one joins", killed(PHONE)],
     ["return", "orion-peer is killed and returns", returned(PHONE)],
@@ -281,10 +281,10 @@ const essence = (text) => {
 export function write(rows, stacks) {
   const text = [
     "## Other stacks", "",
-    "Each stack as the Mac of `send` and as the phone of `recv`, with keyframes of about 100 KB twice a second, over",
-    "loopback. “Complete” means that the SHA-256 of the access unit is that of the sent one. The first picture counts from",
-    "the answer. In “restart” `send` was stopped for 6 s, or the phone restarted ICE; with “kill” and “return” the pictures after",
-    "it count. `tests/foreign/run.sh` runs each row, and fails if a result differs from the one here.", "",
+    "Each stack was the Mac of `send` and the phone of `recv`, with keyframes of about 100 KB twice a second, over loopback.",
+    "“Complete” means that the SHA-256 of the access unit is that of the sent one. The time of the first picture is counted",
+    "from the answer. In “restart”, `send` was stopped for 6 s, or the phone restarted ICE; in “kill” and “return”, only",
+    "pictures after the event count. `tests/foreign/run.sh` runs each row, and fails if a result differs from this table.", "",
     "<!-- written by `tests/foreign/run.sh --table` -->", "",
     `${stacks.map(({ name, version }) => `${name}: ${version}`).join(" · ")}`, "",
     line(HEADS), `|${"---|".repeat(HEADS.length)}`, ...rows.map(rowLine), "",

@@ -54,7 +54,7 @@ export const benchRows = [
     },
   },
   {
-    name: "bench_respond", does: "phone: measures, and announces its keyframes", ours: "bench --respond",
+    name: "bench_respond", does: "phone: measures and announces its keyframes", ours: "bench --respond",
     seen: "pings answered, keyframes counted as intact",
     open: () => openPage("phone"),
     peer: ["bench", "--respond"],

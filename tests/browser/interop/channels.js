@@ -1,11 +1,11 @@
-// Data channels of other kinds than the contract's, and none: what `recv` and `send` do with each.
+// Data channels other than the contract's, and no data channel, with `recv` and `send`.
 
 import { check, openPage, pong, PHONE } from "../rig.js";
 import { until } from "../process.js";
 import { folder, pings, shown, stops, stored } from "./expect.js";
 
 const CONTRACT = {};
-const ANSWERED = "answered on it; keyframes, and pings on the contract's";
+const ANSWERED = "answered on it; keyframes, and pings on the contract's channel";
 
 /** Channels opened in addition to the contract's; a ping on such a channel is answered there, or not at all. */
 const kinds = [
@@ -95,10 +95,10 @@ export const channelRows = [
     look: () => {}, seen: "pings on both channels, keyframes",
   }),
   phoneRow({
-    name: "channel_negotiated", does: "a negotiated channel (`negotiated: true, id: 101`) beside it", look: unheard,
+    name: "channel_negotiated", does: "a negotiated channel (`negotiated: true, id: 101`) in addition", look: unheard,
     channels: [CONTRACT, { name: "other", label: "control", init: { negotiated: true, id: 101 } }],
-    seen: "nothing arrives on it; keyframes, and pings on the contract's",
-    result: "left alone: `orion-peer` opens its channels in-band only",
+    seen: "nothing arrives on it; keyframes, and pings on the contract's channel",
+    result: "ignored: `orion-peer` opens channels only in-band",
   }),
   phoneRow({
     name: "channel_garbage", does: "invalid control messages, as text and as bytes", look: garbage,

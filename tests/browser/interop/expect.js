@@ -44,15 +44,15 @@ export async function stored(recv, out, count = 3, { announced = true, size = PH
   return lines;
 }
 
-/** The decoded picture has the colours of the page's canvas. */
+/** Checks that the decoded picture has the colors of the page's canvas. */
 export async function coloured(page, out, line) {
   const jpg = await readFile(path.join(out, line.file.replace(".h264", ".jpg")));
   const { means } = await page.call("quarters", `data:image/jpeg;base64,${jpg.toString("base64")}`);
   const off = Math.max(...means.flatMap((mean, quarter) => mean.map((value, c) => Math.abs(value - COLOURS[quarter][c]))));
-  check("the picture has the canvas's colours", off <= COLOUR_SLACK, `off by at most ${off} of 255`);
+  check("the picture has the canvas's colors", off <= COLOUR_SLACK, `off by at most ${off} of 255`);
 }
 
-/** Chromium decodes `count` pictures, each as a keyframe. */
+/** Checks that Chromium decodes `count` pictures, each as a keyframe. */
 export async function shown(page, count = 3) {
   const names = ["framesDecoded", "keyFramesDecoded", "framesDropped"];
   const stats = await until(`${count} decoded keyframes`, async () => {
@@ -84,12 +84,12 @@ export async function stops(peer) {
 
 const addresses = Object.values(networkInterfaces()).flat();
 
-/** mDNS names stand for addresses other than loopback. */
+/** A row that needs an address other than loopback, because only these get mDNS names. */
 export const needsAddress = (row) => ({
   ...row, lacks: !addresses.some((one) => !one.internal && one.family === "IPv4") && "this machine has only loopback addresses",
 });
 
-/** Loopback is sufficient. */
+/** A row that needs IPv6; loopback is sufficient. */
 export const needsIpv6 = (row) => ({
   ...row, lacks: !addresses.some((one) => one.address === "::1") && "this machine has no IPv6",
 });

@@ -11,7 +11,7 @@ import { folder, needsAddress, pings, refused, shown, stops } from "./expect.js"
 
 const PATTERN = ["--source", "pattern:320x240", "--interval", "0.3s"];
 
-/** Minimum PSNR of the shown picture against the picture in the keyframe, and against its photo, dB. */
+/** Minimum PSNR of the shown picture compared with the picture in the keyframe, and with its photo, dB. */
 const LEAST_PSNR = 30;
 
 /** A Mac that answers as given by `answer`, and decodes keyframes; then the checks of `more`. */
@@ -37,7 +37,7 @@ export function mac({ name, does, seen, answer = {}, args = PATTERN, show = "", 
   };
 }
 
-/** Our offer with another profile. */
+/** Changes the profile in our offer. */
 const offered = (profile) => ({ received: [["profile-level-id=42e01f", `profile-level-id=${profile}`]] });
 
 /** The pictures as they are sent: encoded once by us, decoded by our decoder, and then sent unchanged. */
@@ -57,7 +57,7 @@ function likeness() {
   const out = folder(name);
   let pictures;
   return {
-    name, does: "Mac: shows photos on a canvas", ours: "send", seen: `over ${LEAST_PSNR} dB to the picture in the keyframe and to the photo`,
+    name, does: "Mac: shows photos on a canvas", ours: "send", seen: `over ${LEAST_PSNR} dB compared with the picture in the keyframe and with the photo`,
     async open() {
       await mkdir(out, { recursive: true });
       pictures = await encoded(out);
@@ -84,7 +84,7 @@ function likeness() {
 
 const BIG = { width: 3840, height: 2160 };
 
-/** The largest pattern: the offer has level 5.1. */
+/** With the largest pattern, the offer has level 5.1. */
 async function big(page) {
   const lines = await page.call("described", "video", "a=fmtp:");
   check("the offer has 42e033", lines.some((line) => line.includes("profile-level-id=42e033")), lines.join(" | "));
@@ -154,7 +154,7 @@ async function repaired(page, send) {
 
 function refusedMac({ name, does, answer, words }) {
   return {
-    name, does: `Mac: ${does}`, ours: "send", seen: "exit code 1, the words",
+    name, does: `Mac: ${does}`, ours: "send", seen: "exit code 1, the error message",
     open: () => openPage("mac"),
     peer: ["send", ...PATTERN],
     async body(page, send) {
@@ -172,18 +172,18 @@ export const macRows = [
   mac({ name: "mac_42e034", does: "is offered 42e034", answer: offered("42e034") }),
   refusedMac({ name: "mac_640c1f", does: "is offered 640c1f, which this Chromium does not decode", answer: offered("640c1f"),
     words: /no H\.264 video/ }),
-  refusedMac({ name: "mac_mode0", does: "knows packetization mode 0 alone", words: /H\.264/,
+  refusedMac({ name: "mac_mode0", does: "supports only packetization mode 0", words: /H\.264/,
     answer: { codec: "video/H264", fmtp: "packetization-mode=0" } }),
-  refusedMac({ name: "mac_vp8", does: "knows VP8 alone", words: /no H\.264 video/, answer: { codec: "video/VP8" } }),
-  mac({ name: "mac_loss", does: "5 % of the packets lost each way", show: " --loss 5%", more: repaired,
+  refusedMac({ name: "mac_vp8", does: "supports only VP8", words: /no H\.264 video/, answer: { codec: "video/VP8" } }),
+  mac({ name: "mac_loss", does: "5 % of the packets lost in each direction", show: " --loss 5%", more: repaired,
     args: ["--source", SAMPLES, "--interval", "0.5s", "--loss", "5%"], count: 6, seen: "every keyframe decoded, repaired by NACK" }),
   mac({ name: "mac_half_trickle", does: "half-trickle: one answer with all candidates", answer: { halfTrickle: true } }),
   mac({ name: "mac_max_bundle", does: "BUNDLE policy max-bundle", answer: { bundle: "max-bundle" }, more: negotiated("bundled") }),
   mac({ name: "mac_max_compat", does: "BUNDLE policy max-compat", answer: { bundle: "max-compat" }, more: negotiated("bundled") }),
-  mac({ name: "mac_offers", does: "offers itself, and takes our offer in its place (glare)", answer: { offers: true } }),
-  mac({ name: "mac_restart", does: "our side restarts ICE", more: restart, seen: "keyframes go on over the same connection" }),
+  mac({ name: "mac_offers", does: "offers itself, and accepts our offer instead (glare)", answer: { offers: true } }),
+  mac({ name: "mac_restart", does: "orion-peer restarts ICE", more: restart, seen: "keyframes continue over the same connection" }),
   mac({ name: "mac_restarts", does: "restarts ICE itself", more: restartsItself,
-    seen: "`send` offers in its place; keyframes go on over the same connection" }),
-  needsAddress(mac({ name: "mac_mdns", does: "`.local` candidates alone (mDNS)", answer: { iceServers: [], keep: "local", deaf: true }, flags: [],
+    seen: "`send` offers instead; keyframes continue over the same connection" }),
+  needsAddress(mac({ name: "mac_mdns", does: "only `.local` candidates (mDNS)", answer: { iceServers: [], keep: "local", deaf: true }, flags: [],
     more: hidden })),
 ];

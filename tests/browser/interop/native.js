@@ -44,7 +44,7 @@ const WRITTEN = "H.264 written into its SDP";
 
 export const nativeRows = [
   {
-    name: "native_phone", does: `phone: ${WRITTEN}, control channel`, ours: "recv", seen: "pings both ways",
+    name: "native_phone", does: `phone: ${WRITTEN}, control channel`, ours: "recv", seen: "pings in both directions",
     open: () => openNative("phone"),
     peer: ["recv", "--out", folder("native_phone")],
     async body(native, recv) {
@@ -54,7 +54,7 @@ export const nativeRows = [
     },
   },
   {
-    name: "native_mac", does: `Mac: ${WRITTEN}, control channel`, ours: "send", seen: "pings both ways, keyframes leave",
+    name: "native_mac", does: `Mac: ${WRITTEN}, control channel`, ours: "send", seen: "pings in both directions, keyframes are sent",
     open: () => openNative("mac"),
     peer: ["send", "--source", "pattern:320x240", "--interval", "0.3s"],
     async body(native, send) {
@@ -78,7 +78,7 @@ export const nativeRows = [
     },
   },
   {
-    name: "native_data", does: "phone: a data channel alone", ours: "recv", seen: "exit code 1, the words",
+    name: "native_data", does: "phone: only a data channel", ours: "recv", seen: "exit code 1, the error message",
     open: () => openNative("phone", { h264: false }),
     peer: ["recv", "--out", folder("native_data")],
     async body(native, recv) {
@@ -87,7 +87,7 @@ export const nativeRows = [
     },
   },
   {
-    name: "native_vp8", does: "phone: its own video codecs", ours: "recv", seen: "exit code 1, the words",
+    name: "native_vp8", does: "phone: its own video codecs", ours: "recv", seen: "exit code 1, the error message",
     open: () => openNative("phone", { h264: false }),
     peer: ["recv", "--out", folder("native_vp8")],
     async body(native, recv) {
@@ -96,7 +96,7 @@ export const nativeRows = [
     },
   },
   {
-    name: "native_mac_vp8", does: "Mac: its own video codecs", ours: "send", seen: "exit code 1, the words",
+    name: "native_mac_vp8", does: "Mac: its own video codecs", ours: "send", seen: "exit code 1, the error message",
     open: () => openNative("mac", { h264: false }),
     peer: ["send", "--source", "pattern:320x240"],
     body: (_, send) => refused(send, /no H\.264 video/),

@@ -1,4 +1,4 @@
-// Paths between the two: only relays, only IPv6, from either side.
+// Paths between the peers: only relays, or only IPv6, required by either peer.
 
 import { until } from "../process.js";
 import { check } from "../rig.js";
@@ -6,7 +6,7 @@ import { needsIpv6 } from "./expect.js";
 import { mac } from "./mac.js";
 import { phone } from "./phone.js";
 
-/** Which of its local candidates Chromium uses. */
+/** Checks which of its local candidates Chromium uses. */
 const uses = (what, fits) => async (page) => {
   const selected = await until("a selected pair", () => page.call("selected"));
   check(`Chromium uses ${what}`, fits(selected[0]), JSON.stringify(selected));
@@ -15,7 +15,7 @@ const relayed = uses("its relay", (local) => local.candidateType === "relay");
 const relayedTcp = uses("its relay over TCP", (local) => local.candidateType === "relay" && local.relayProtocol === "tcp");
 const ipv6 = uses("IPv6", (local) => local.address.includes(":"));
 
-/** Which of its local candidates orion-peer uses. */
+/** Checks that orion-peer uses its relayed candidate. */
 const oursRelayed = (page, peer) => until("the relay in our live line", () => /connected · relay/.test(peer.stderr))
   .then(() => check(`${peer.name} is relayed`, true));
 
@@ -27,8 +27,8 @@ const both = (name, { does, phoneOptions = {}, macOptions = {}, args = [], more,
 const all = (name, { options = {}, ...rest }) => both(name, { phoneOptions: options, macOptions: options, ...rest });
 
 const v6 = [
-  ...all("ipv6", { does: "IPv6 candidates alone, given and taken", options: { keep: "ipv6" }, more: ipv6 }),
-  ...all("ipv6_half_trickle", { does: "IPv6 candidates alone, half-trickle", options: { keep: "ipv6", halfTrickle: true }, more: ipv6 }),
+  ...all("ipv6", { does: "only IPv6 candidates, sent and accepted", options: { keep: "ipv6" }, more: ipv6 }),
+  ...all("ipv6_half_trickle", { does: "only IPv6 candidates, half-trickle", options: { keep: "ipv6", halfTrickle: true }, more: ipv6 }),
   ...all("ipv6_ours", { does: "all candidates", args: ["--network", "udp6"], more: ipv6 }),
 ].map(needsIpv6);
 

@@ -1,4 +1,4 @@
-// Chromium as the phone: what it may offer, and how, towards `recv`.
+// Chromium as the phone: variations of its offer to `recv`.
 
 import { readFile } from "node:fs/promises";
 
@@ -26,10 +26,10 @@ export function phone({ name, does, seen, offer = {}, args = [], flags = LOCAL, 
   };
 }
 
-/** A phone whose offer is refused with an error message. */
+/** A phone whose offer is rejected with an error message. */
 function refusedPhone({ name, does, offer, words }) {
   return {
-    name, does: `phone: ${does}`, ours: "recv", seen: "exit code 1, the words",
+    name, does: `phone: ${does}`, ours: "recv", seen: "exit code 1, the error message",
     open: () => openPage("phone"),
     peer: ["recv", "--out", folder(name)],
     async body(page, recv) {
@@ -63,14 +63,14 @@ const profiles = ["42e01f", "42001f", "4d001f"].flatMap((profile) => [1, 0].map(
 const RTX = {
   name: "phone_rtx", does: "H.264 with RTX, red and ulpfec",
   offer: { fmtp: "packetization-mode=1;profile-level-id=42e01f", repair: true },
-  seen: "keyframes byte for byte; the answer takes H.264 and its RTX",
+  seen: "keyframes byte for byte; the answer accepts H.264 and its RTX",
   more: async (page) => {
     const maps = await page.call("described", "video", "a=rtpmap:");
     check("the answer has H.264 and its RTX", maps.length === 2 && /H264/.test(maps[0]) && /rtx/.test(maps[1]), maps.join(" | "));
   },
 };
 
-/** Which m-lines the answer accepts. */
+/** Checks which m-lines the answer accepts. */
 const lines = async (page) => {
   const lines = await page.call("answered");
   check("the video is accepted, audio is rejected",
@@ -141,23 +141,23 @@ export const phoneRows = [
   refusedPhone({ name: "phone_vp8", does: "VP8 alone", offer: { codec: "video/VP8" }, words: /no H\.264 video .*VP8/ }),
   phone(RTX),
   phone({
-    name: "phone_loss", does: "a camera, RTX offered, 5 % of the packets lost each way", args: ["--loss", "5%"], announced: false,
+    name: "phone_loss", does: "a camera, RTX offered, 5 % of the packets lost in each direction", args: ["--loss", "5%"], announced: false,
     offer: { ...RTX.offer, camera: true, fps: 30 }, flags: CAMERA, more: repaired,
-    seen: "Chromium sends again, by RTX; keyframes whole",
+    seen: "Chromium retransmits over RTX; keyframes complete",
   }),
   phone({ name: "phone_half_trickle", does: "half-trickle: one offer with all candidates", offer: { halfTrickle: true } }),
   phone({ name: "phone_max_bundle", does: "BUNDLE policy max-bundle", offer: { bundle: "max-bundle" } }),
   phone({ name: "phone_max_compat", does: "BUNDLE policy max-compat", offer: { bundle: "max-compat" } }),
   refusedPhone({ name: "phone_no_bundle", does: "no BUNDLE group in its offer", words: /not in a BUNDLE group/,
     offer: { sent: [["^a=group:BUNDLE.*\r\n", ""]] } }),
-  phone({ name: "phone_extra", does: "sound before and a second video after the first", offer: { extra: true }, more: lines,
-    seen: "the answer refuses the sound; keyframes byte for byte, pings" }),
+  phone({ name: "phone_extra", does: "audio before and a second video after the first", offer: { extra: true }, more: lines,
+    seen: "the answer rejects the audio; keyframes byte for byte, pings" }),
   phone({
-    name: "phone_camera", does: `a camera at ${FPS} pictures a second`,
+    name: "phone_camera", does: `a camera at ${FPS} pictures per second`,
     offer: { camera: true, fps: FPS }, more: fast,
     flags: CAMERA,
-    seen: `of over ${FAST_PICTURES} pictures the keyframes are stored, each whole; memory stays`,
+    seen: `the keyframes of over ${FAST_PICTURES} pictures are stored, each complete; memory is stable`,
   }),
-  phone({ name: "phone_restart", does: "restarts ICE", more: restart, seen: "keyframes go on over the same connection" }),
-  needsAddress(phone({ name: "phone_mdns", does: "`.local` candidates alone (mDNS)", offer: { iceServers: [], keep: "local", deaf: true }, flags: [], more: hidden })),
+  phone({ name: "phone_restart", does: "restarts ICE", more: restart, seen: "keyframes continue over the same connection" }),
+  needsAddress(phone({ name: "phone_mdns", does: "only `.local` candidates (mDNS)", offer: { iceServers: [], keep: "local", deaf: true }, flags: [], more: hidden })),
 ];

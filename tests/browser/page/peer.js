@@ -8,7 +8,7 @@ import { incoming, outgoing, setWire, isAccepted, isSent } from "./wire.js";
 const video = document.querySelector("#video");
 const canvas = document.querySelector("#canvas");
 
-/** The one peer of this page. */
+/** The peer of this page. */
 const peer = {
   pc: null,
   socket: null,
@@ -20,7 +20,7 @@ const peer = {
   controls: [],
   /** Candidates found here. */
   candidates: [],
-  /** When each keyframe of a photographer was passed to the packetizer, and its size. */
+  /** When each keyframe of `bePhotographer` was passed to the packetizer, and its size. */
   sent: [],
   /** Messages of the encoder's worker. */
   transformed: [],
@@ -208,7 +208,7 @@ peer.theirChannel = () => {
   };
 };
 
-/** Waits for offers; with `codec` the answer accepts only that one, with `offers` the page offers itself. */
+/** Waits for offers; with `codec` the answer accepts only that codec, and with `offers` the page offers itself. */
 peer.beMac = async (options) => {
   answerCodec = options.codec ? options : null;
   const pc = newConnection(options);
@@ -222,7 +222,7 @@ peer.beMac = async (options) => {
   signal("offer", { sdp: await outgoing(pc) });
 };
 
-/** A canvas of four colours with something moving on it, or the camera. */
+/** A canvas of four colors with a moving square, or the camera. */
 async function source({ width, height, colours, fps = 5, camera = false }) {
   if (camera) return navigator.mediaDevices.getUserMedia({ video: { width, height, frameRate: fps } });
   Object.assign(canvas, { width, height });
@@ -257,8 +257,8 @@ peer.bePhone = async (options) => {
   signal("offer", { sdp: await outgoing(pc) });
 };
 
-/** Offers a photo as a keyframe on connection and then every `every` ms, with the `unit` at that address in place of the
- * encoder's output, and pings. `peer.sent` records when each keyframe was passed to the packetizer. */
+/** Offers a photo as a keyframe on connection and then every `every` ms, with the access unit at the URL `unit` instead of
+ * the encoder's output, and pings. `peer.sent` records when each keyframe was passed to the packetizer. */
 peer.bePhotographer = async (options) => {
   const { unit, every, pingEvery } = options;
   const { stream, next } = await still(canvas, options);
@@ -309,7 +309,7 @@ peer.selected = async () => {
   return null;
 };
 
-/** Its candidate types, as `local/remote`. */
+/** The candidate types of the nominated pair, as `local/remote`. */
 peer.pair = async () => (await peer.selected())?.map((one) => one.candidateType).join("/") ?? null;
 
 peer.watch = (urls) => watch(video, urls, peer.matches);

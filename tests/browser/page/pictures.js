@@ -1,6 +1,6 @@
 // Pictures on the page: painted by the phone, and compared with the sent ones.
 
-/** Paints four colours, with something on them that moves by `step`. */
+/** Paints four colors, and a square that moves with `step`. */
 export function paint(canvas, colours, step) {
   const context = canvas.getContext("2d");
   const [w, h] = [canvas.width / 2, canvas.height / 2];
@@ -55,7 +55,7 @@ export async function watch(video, urls, matches) {
   look();
 }
 
-/** Size of a picture and the mean colour of the middle of each of its quarters. */
+/** Size of a picture, and the mean color of the middle of each of its quarters. */
 export async function quarters(url) {
   const { data, width, height } = await pixels(url);
   const means = [[0, 0], [1, 0], [0, 1], [1, 1]].map(([column, row]) => {

@@ -19,7 +19,8 @@ export async function still(canvas, { url, width, height }) {
   return { stream, next };
 }
 
-/** Pings on a channel every `every` ms; returns a growing list: when each was sent and how long its answer took, ms, or null. */
+/** Pings on a channel every `every` ms; returns a growing list with the time of each ping and its response time in ms, or
+ * null. */
 export function pinging(channel, every) {
   const pings = [];
   channel.addEventListener("message", ({ data }) => {

@@ -1,6 +1,6 @@
 // A worker between Chromium's encoder and its packetizer (W3C RTCRtpScriptTransform): drops pictures on request, like
-// a network beyond repair, and reports each keyframe. With a `unit`, only that is sent, in place of each keyframe;
-// with `times` it reports when each is sent.
+// losses that cannot be repaired, and reports each keyframe. With a `unit`, only the unit is sent, instead of each
+// keyframe; with `times` it reports when each is sent.
 
 let lose = 0;
 

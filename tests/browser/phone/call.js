@@ -6,7 +6,7 @@ import { until } from "../process.js";
 import { openPage, scratch, startPeer } from "../rig.js";
 
 const EVERY = 3500;
-/** More of them would fill a link of 1 Mbit/s by themselves. */
+/** Shorter intervals would fill a link of 1 Mbit/s with pings alone. */
 const PING_EVERY = 50;
 
 /** Time without a keyframe after which a link is idle. */
@@ -64,7 +64,7 @@ export async function call({ link, setting, photo, unit, count }) {
       if (recv.code !== undefined) throw new Error(`recv ended with ${recv.code}: ${recv.stderr}`);
       return received >= count;
     });
-    // Wait for the pings after the last one.
+    // Wait for the pings after the last keyframe.
     await new Promise((resolve) => setTimeout(resolve, EVERY - 500));
     const [connectedAt, sent, pings, rates] = [
       await page.get("connectedAt"), await page.get("sent"), await page.get("pings"),

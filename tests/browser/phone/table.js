@@ -16,7 +16,7 @@ export function print({ link, setting, own, keyframes, dropped, firstAfter, sent
 /** Markdown: a row for each link and setting. */
 export function markdown(results) {
   const rows = [];
-  const kinds = [[false, "100 KB access units in place of the encoder's"], [true, "the encoder's own keyframes"]];
+  const kinds = [[false, "100 KB access units instead of the encoder's output"], [true, "the encoder's own keyframes"]];
   for (const [own, title] of kinds) {
     const chosen = results.filter((one) => one.own === own);
     if (chosen.length === 0) continue;

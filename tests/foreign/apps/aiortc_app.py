@@ -1,7 +1,7 @@
-"""aiortc: WebRTC written in Python. It gathers every candidate before it describes itself, and knows no ICE restart.
+"""aiortc: WebRTC written in Python. It gathers all candidates before its description, and does not support ICE restarts.
 
-An offer with another fingerprint or other ICE credentials on a connection that is up is answered, and changes nothing;
-with `--renew` another fingerprint gets a new connection. It sends whatever chunks it is asked to, and is the hostile app.
+An offer with another fingerprint or other ICE credentials on an established connection is answered without effect; with
+`--renew`, another fingerprint gets a new connection. This app sends arbitrary chunks on request, and is the hostile app.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from aiortc.rtp import unwrap_rtx
 from aiortc.sdp import candidate_from_sdp
 from av import Packet
 
-# Between two pictures and two texts of the app, s.
+# Interval between two pictures and between two texts of the app, s.
 EVERY = SAY_EVERY = 0.5
 
 IDR, SPS, STAP_A, FU_A = 5, 7, 24, 28
@@ -111,14 +111,14 @@ class KeyframeCounter:
         emit("keyframe", rtpTimestamp=packet.timestamp, packets=count, sha256=sha256)
 
 
-# aiortc gives decoded frames to the app, each of them only when the next one arrives, and without its RTP timestamp
-# (jitterbuffer.py:75, rtcrtpreceiver.py TimestampMapper): packets are counted on their way to it.
+# aiortc delivers decoded frames, each only when the next one arrives, and without its RTP timestamp (jitterbuffer.py:75,
+# rtcrtpreceiver.py TimestampMapper). Therefore packets are counted before aiortc handles them.
 counters = {}
 handle_packet = RTCRtpReceiver._handle_rtp_packet
 
 
 def restored(receiver, packet):
-    """The original of a retransmission, as aiortc makes it after this; none for padding and for a stream that it does not know."""
+    """The original packet of a retransmission, as restored by aiortc later; None for padding and for unknown streams."""
     codec = receiver._RTCRtpReceiver__codecs.get(packet.payload_type)
     if codec is None or not is_rtx(codec):
         return packet
@@ -152,7 +152,7 @@ class Chunks:
 
 
 def forward_tsns(first, count):
-    """FORWARD-TSN chunks (RFC 3758 section 3.2) that each go as far as serial numbers can be compared."""
+    """FORWARD-TSN chunks (RFC 3758 section 3.2), each with the maximum advance that serial number arithmetic allows."""
     steps = range(1, count + 1)
     return b"".join(struct.pack("!BBHL", FORWARD_TSN, 0, 8, (first + step * FURTHEST) % 2**32) for step in steps)
 
@@ -263,7 +263,7 @@ class App:
         await self.join()
 
     def drop_connection(self):
-        """Closes the connection in the background, because its peer may not answer any more."""
+        """Closes the connection in the background, because its peer may no longer answer."""
         task = asyncio.create_task(self.pc.close())
         self.closing.add(task)
         task.add_done_callback(self.closing.discard)
@@ -337,7 +337,7 @@ class App:
     async def on_message(self, message):
         if message["t"] == "offer":
             await asyncio.sleep(self.answer_after)
-            # Every offer goes to the connection there is, unless that has ended; another fingerprint too, without --renew.
+            # Offers are applied to the existing connection unless it has ended; without --renew, also with another fingerprint.
             if self.pc is not None and (self.pc.connectionState in OVER or (self.renew and self.is_other(message["sdp"]))):
                 self.drop_connection()
             if self.pc is None:
@@ -350,7 +350,7 @@ class App:
             await self.pc.setRemoteDescription(RTCSessionDescription(message["sdp"], "answer"))
             await self.add_early()
         elif message["t"] == "state":
-            # The phone's first offer may still wait for its answer.
+            # The first offer of the phone may still be unanswered.
             if self.role == "phone" and message["connection"] == "new" and self.pc.remoteDescription:
                 await self.offer()
         elif message["t"] == "peer-joined":
@@ -363,7 +363,7 @@ class App:
                 self.early.append(message["candidate"])
 
     def is_other(self, sdp):
-        """Whether an offer is from a different peer than that of this connection."""
+        """Whether an offer has another fingerprint than this connection."""
         known = self.pc.remoteDescription
         return known is not None and fingerprints(known.sdp) != fingerprints(sdp)
 
@@ -395,7 +395,7 @@ class App:
         await self.send("offer", sdp=self.pc.localDescription.sdp)
 
     async def attack(self, command, argument):
-        """`sctp HEX [COUNT]`: chunks, all in one packet; `forward-tsn COUNT`; `close-channel`."""
+        """Executes `sctp HEX [COUNT]` (chunks in one packet), `forward-tsn COUNT` or `close-channel`."""
         if command == "close-channel":
             self.channel.close()
         elif command == "forward-tsn":
@@ -443,8 +443,8 @@ parser.add_argument("--renew", action="store_true")
 parser.add_argument("--relay", action="store_true")
 parser.add_argument("--talk", action="store_true")
 options = parser.parse_args()
-# aioice 0.13 leaves loopback out, and these tests are to use nothing else (ice.py:98); without an address of its own
-# it has relayed candidates alone.
+# aioice 0.13 omits loopback (ice.py:98), but these tests must use only loopback. Without a local address it has only
+# relayed candidates.
 aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: [] if options.relay else ["127.0.0.1"]
 try:
     asyncio.run(App(options).run())

@@ -1,7 +1,7 @@
-// The control channel as an app speaks it (wire contract): answers pings and texts, sends its own texts, and
-// reports both. Runs in Node.js and on a page.
+// The control channel of an app (wire contract): answers pings and texts, sends its own texts, and reports both. Runs in
+// Node.js and on a page.
 
-/** Between two texts of the app, ms. */
+/** Interval between two texts of the app, ms. */
 const SAY_EVERY = 500;
 
 /** Serves `channel`, which has the interface of an RTCDataChannel (W3C webrtc-pc §6.2); `talks` if the app sends

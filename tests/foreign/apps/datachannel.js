@@ -73,7 +73,7 @@ class Connection {
   }
 
   createOffer({ iceRestart = false } = {}) {
-    if (iceRestart) throw new Error("it restarts no ICE");
+    if (iceRestart) throw new Error("libdatachannel does not restart ICE");
     const described = new Promise((resolve) => (this.#described = resolve));
     this.open();
     return described;

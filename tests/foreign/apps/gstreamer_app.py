@@ -1,6 +1,6 @@
-"""GStreamer's webrtcbin, with libnice: an engine for `engine.js`, which says what is on stdin and stdout.
+"""GStreamer's webrtcbin with libnice, as an engine for `engine.js`, which describes the protocol on stdin and stdout.
 
-It runs on Debian's python3, for PyGObject is a package of Debian.
+It runs on Debian's python3, because PyGObject is a Debian package.
 """
 
 import json
@@ -53,7 +53,7 @@ class Engine:
         self.unit = open(unit, "rb").read() if unit else b""
         self.pipeline = Gst.Pipeline()
         webrtc = "webrtcbin name=webrtc bundle-policy=max-bundle latency=1000"
-        # 200 ms by default, too short for retransmissions on a busy machine.
+        # The default latency of 200 ms is too short for retransmissions on a busy machine.
         elements = Gst.parse_bin_from_description(f"{webrtc} {VIDEO if self.phone else ''}", False)
         self.pipeline.add(elements)
         self.webrtc = elements.get_by_name("webrtc")

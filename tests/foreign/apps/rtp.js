@@ -3,7 +3,7 @@
 
 import { createHash } from "node:crypto";
 
-/** Between two pictures of the phone, ms. */
+/** Interval between two pictures of the phone, ms. */
 export const EVERY = 500;
 
 const [IDR, SPS, STAP_A, FU_A] = [5, 7, 24, 28];

@@ -23,7 +23,7 @@ export class App {
     Object.assign(this, { role, answerAfter, renew, talk, newConnection, watch, capture, emit });
   }
 
-  /** In the room: the phone offers, the Mac waits. */
+  /** Joins the room; then the phone offers, and the Mac waits. */
   async start(room) {
     this.room = room;
     await room.join();
@@ -52,7 +52,7 @@ export class App {
     this.#early = [];
   }
 
-  /** A new connection, offered. */
+  /** Offers a new connection. */
   async #offer() {
     this.#drop();
     const pc = this.#connect();

@@ -1,5 +1,5 @@
-// A worker between the network and a browser's encoder or decoder. For a receiver it reports
-// keyframes and passes everything on; for a sender it sends `unit` instead of each keyframe, and nothing else.
+// A worker between the network and a browser's encoder or decoder. For a receiver it reports keyframes and forwards
+// everything; for a sender it sends only `unit`, instead of each keyframe.
 
 const digits = (buffer) => Array.from(new Uint8Array(buffer), (byte) => byte.toString(16).padStart(2, "0")).join("");
 

@@ -10,7 +10,7 @@ const role = parameters.get("role");
 const answerAfter = Number(parameters.get("answerAfter"));
 const renew = parameters.has("renew");
 const talk = parameters.has("talk");
-/** Between two pictures of the phone, ms. */
+/** Interval between two pictures of the phone, ms. */
 const EVERY = 500;
 const video = document.querySelector("video");
 const canvas = document.querySelector("canvas");
@@ -42,8 +42,8 @@ function watch({ track, receiver }) {
   }, 1000);
 }
 
-/** A canvas on which something moves; the keyframes of the encoder are replaced by the picture to send,
- * and nothing else is sent. */
+/** A canvas with changing contents; the keyframes of the encoder are replaced with the picture to send, and nothing else
+ * is sent. */
 async function capture(pc) {
   const unit = await (await fetch("/unit")).arrayBuffer();
   const context = canvas.getContext("2d");
@@ -61,7 +61,7 @@ async function capture(pc) {
   if (h264.length > 0) transceiver.setCodecPreferences(h264);
   const { sender } = transceiver;
   const worker = transform(sender, { unit });
-  // Refused until it is negotiated (W3C webrtc-extensions).
+  // Rejected until it is negotiated (W3C webrtc-extensions).
   const asking = setInterval(() => {
     sender.setParameters(sender.getParameters(), { encodingOptions: [{ keyFrame: true }] }).catch(() => {});
   }, EVERY);

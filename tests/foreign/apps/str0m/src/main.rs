@@ -1,5 +1,5 @@
-//! str0m: WebRTC without its own input or output, as an engine for `engine.js`, which says what is on stdin and
-//! stdout. One UDP socket on loopback is its only candidate.
+//! str0m: sans-IO WebRTC, as an engine for `engine.js`, which describes the protocol on stdin and stdout. One UDP socket
+//! on loopback is its only candidate.
 
 use std::{
     error::Error,
@@ -104,7 +104,7 @@ impl Engine {
         }
     }
 
-    /// The phone's: the first has a video and the control channel, the next ones restart ICE.
+    /// Makes an offer of the phone: the first contains a video and the control channel, later ones restart ICE.
     fn offer(&mut self, restart: bool) -> Result<(), Failure> {
         let mut api = self.rtc.sdp_api();
         if restart {
@@ -197,7 +197,7 @@ impl Engine {
             match self.rtc.poll_output()? {
                 Output::Timeout(until) => break until,
                 Output::Transmit(packet) => {
-                    // Packets refused by the network are lost.
+                    // Packets that the network rejects are lost.
                     let _ = self.socket.send_to(&packet.contents, packet.destination);
                 }
                 Output::Event(event) => self.on_event(event),
@@ -236,7 +236,7 @@ fn main() -> Result<(), Failure> {
                 return;
             }
         }
-        // Its parent has ended.
+        // The parent process has ended.
         std::process::exit(0);
     });
     let mut engine = Engine::new(&asked.recv()?)?;
