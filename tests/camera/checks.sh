@@ -1,20 +1,20 @@
-# The checks, run by init.sh inside the machine. Each is a function; its comment says what it holds.
-# A check prints what it found as its last line, or why it failed.
+# The checks, run by init.sh inside the virtual machine. Each is a function; its comment states the requirement.
+# A check prints its result as its last line, or the reason of its failure.
 
 camera=/dev/video0
-# Driver and device in sysfs: unbinding is what pulling the plug does.
+# Driver and device in sysfs: unbinding has the same effect as unplugging.
 driver=/sys/bus/platform/drivers/vivid
 device=vivid.0
 passed=0
 failed=0
 
-# What the checks are made of.
+# Helper functions.
 
 control() { v4l2-ctl -d "${2:-$camera}" -c "$1"; }
 uptime_now() { read -r now _ </proc/uptime && echo "$now"; }
 
 wrong() {
-    # On one line: it is shown as the reason.
+    # On one line, because it is shown as the reason.
     echo "$*" | tr '\n\t' '; '
     echo
     exit 1
@@ -32,10 +32,10 @@ within() {
 
 says() { grep -q -- "$1" "$2"; }
 
-# expect TEXT FILE: the file says it.
+# expect TEXT FILE: fails unless the file contains the text.
 expect() { says "$1" "$2" || wrong "'$1' is not in: $(tail -n 5 "$2")"; }
 
-# fails FILE COMMAND…: the command ends with exit code 1 and says why in FILE.
+# fails FILE COMMAND…: requires that the command ends with exit code 1, and writes its output to FILE.
 fails() {
     local out=$1 code=0
     shift
@@ -43,7 +43,7 @@ fails() {
     [ $code -eq 1 ] || wrong "exit code $code instead of 1: $(tail -n 5 "$out")"
 }
 
-# One keyframe from source $1 to directory $2, in a size of $3.
+# one SOURCE DIR [SIZE]: stores one keyframe from SOURCE in DIR.
 one() {
     local source=$1 out=$2 size=${3:-320x180}
     mkdir -p "$out"
@@ -51,7 +51,7 @@ one() {
         >"$out.log" 2>&1 || wrong "demo --source $source: $(tail -n 5 "$out.log")"
 }
 
-# Mean of the bytes that come in.
+# Mean of the bytes on stdin.
 mean() { od -An -v -tu1 -w1 | awk '{ sum += $1 } END { printf "%.0f", sum / NR }'; }
 
 # Means of Y, U and V of a y4m picture of 320x180.
@@ -63,26 +63,26 @@ levels() {
     tail -c 14400 "$1" | mean
 }
 
-# shows FILE Y U V: the picture has this colour, up to 3 off.
+# shows FILE Y U V: requires that the picture has this color, with a tolerance of 3.
 shows() {
     levels "$1" | awk -v y="$2" -v u="$3" -v v="$4" '
         function off(a, b) { return a > b ? a - b : b - a }
         { exit off($1, y) > 3 || off($2, u) > 3 || off($3, v) > 3 }' ||
-        wrong "$1 has the colour $(levels "$1") instead of $2 $3 $4"
+        wrong "$1 has the color $(levels "$1") instead of $2 $3 $4"
 }
 
 # Pure red and blue in BT.601, limited range.
 red() { control test_pattern=7,osd_text_mode=2 && red='81 90 240'; }
 blue() { control test_pattern=9,osd_text_mode=2 && blue='41 240 110'; }
 
-# The driver as it is after boot.
+# Resets the driver to its state after boot.
 replug() {
     [ ! -e $driver/$device ] || echo $device >$driver/unbind
     echo $device >$driver/bind
     within 5 test -e "${1:-$camera}"
 }
 
-# A receiver and a server, for a sender with these flags; they end with the check.
+# start_pipeline DIR FLAG…: starts a server, a receiver and a sender with these flags; they end with the check.
 start_pipeline() {
     mkdir -p "$1"
     orion-peer serve >"$1/serve.log" 2>&1 &
@@ -97,7 +97,7 @@ start_pipeline() {
     at_exit "$send $recv $serve"
 }
 
-# These processes end with the check, whose exit code stays.
+# at_exit PIDS: kills these processes at the end of the check, and keeps its exit code.
 at_exit() {
     trap "code=\$?; set +e; kill $1 2>/dev/null; wait; exit \$code" EXIT
 }
@@ -105,20 +105,20 @@ at_exit() {
 received() { cat "$1/frames/frames.jsonl" 2>/dev/null | wc -l; }
 has_received() { [ "$(received "$1")" -ge "$2" ]; }
 
-# more_keyframes DIR: three more arrive.
+# more_keyframes DIR: waits for three more keyframes.
 more_keyframes() {
     within 30 has_received "$1" $(($(received "$1") + 3)) ||
-        wrong "no keyframes any more: $(tail -n 5 "$1/send.log")"
+        wrong "no more keyframes: $(tail -n 5 "$1/send.log")"
 }
 
-# field NAME FILE: the numbers under this name, a line each.
+# field NAME FILE: prints the numbers with this name, one per line.
 field() { sed -n "s/.*\"$1\":\([0-9.]*\)[,}].*/\1/p" "$2"; }
 
 # The checks.
 
-# One camera with its formats; the metadata node beside it is none. Looking at it changes nothing.
+# One camera is listed with its formats; its metadata node is not a camera. Listing does not change the camera.
 listed() {
-    [ -e /dev/video1 ] || wrong 'the driver made no metadata node'
+    [ -e /dev/video1 ] || wrong 'the driver created no metadata node'
     v4l2-ctl -d $camera --set-fmt-video=width=640,height=480,pixelformat=UYVY
     local before after
     before=$(v4l2-ctl -d $camera --get-fmt-video --get-parm)
@@ -136,7 +136,7 @@ listed() {
     echo "$(grep -c ' fps$' devices.txt) sizes and pixel formats"
 }
 
-# The nearest size, the best pixel format, a rate near 30; another pixel format when asked for.
+# The nearest size, the best pixel format and a rate near 30 are chosen, and another pixel format on request.
 chosen() {
     one camera chosen/near && expect 'camera 0 (vivid), 320x180 YUYV at 30 fps' chosen/near.log
     one camera:0 chosen/large 1024x600 &&
@@ -149,7 +149,7 @@ chosen() {
     echo '320x180 at 30 fps, 1280x720 at 12.5 fps'
 }
 
-# Every pixel format shows the true colours.
+# Pictures have the true colors in every pixel format.
 colours() {
     local pixels
     red
@@ -158,7 +158,7 @@ colours() {
         shows colours/red-$pixels/000001.y4m $red
     done
     one camera:0:GREY colours/grey
-    # Red has this luma by Rec. 709, which is what the driver uses for grey.
+    # The luma of red in Rec. 709, which the driver uses for GREY.
     shows colours/grey/000001.y4m 62 128 128
     blue
     for pixels in YUYV NV12; do
@@ -168,7 +168,7 @@ colours() {
     echo "red is $(levels colours/red-YUYV/000001.y4m) from YUYV, $(levels colours/red-NV12/000001.y4m) from NV12"
 }
 
-# What another program left behind does not matter: pixel formats, sizes, intervals.
+# Pixel formats, sizes and intervals set by another program have no effect.
 odd_state() {
     local state
     red
@@ -180,7 +180,7 @@ odd_state() {
     echo 'UYVY, HM12, 3840x2160 GREY, each with 2/25 s'
 }
 
-# A whole picture of 1280x720 through serve, send and recv.
+# Pictures of 1280x720 arrive through serve, send and recv.
 whole() {
     control test_pattern=1
     start_pipeline whole --size 1280x720 --count 2 --interval 1s
@@ -191,7 +191,7 @@ whole() {
     echo "latency $(field latencyMs whole/frames/frames.jsonl | tr '\n' ' ')ms, $(field bytes whole/frames/frames.jsonl | tr '\n' ' ')bytes"
 }
 
-# Changes the brightness every quarter second and notes from when to when it was done.
+# Changes the brightness every quarter second, and prints each value with the start and end of the change.
 flicker() {
     local level=128 from
     while :; do
@@ -203,7 +203,7 @@ flicker() {
     done
 }
 
-# Wall clock when the machine started, to some 20 ms.
+# Wall-clock time of the boot, with an accuracy of about 20 ms.
 boot_time() {
     local second
     second=$(date +%s)
@@ -211,11 +211,11 @@ boot_time() {
     awk -v s=$((second + 1)) '{ printf "%.2f", s - $1 }' /proc/uptime
 }
 
-# off BOOT SET PICTURES: for each picture (brightness, time of capture) how far its time of capture is
-# from the time at which the camera can have seen its brightness, at least, in ms.
+# off BOOT SET PICTURES: prints for each picture (brightness, capture time) the minimum difference in ms between its
+# capture time and the time at which the camera can have captured its brightness.
 off() {
     awk -v boot="$1" '
-        # What was set, and the span of time in which it can have been seen.
+        # The brightness values, and the time spans in which they can have been captured.
         FNR == NR { level[FNR] = $1; from[FNR] = $2 + boot; until[FNR - 1] = $3 + boot; n = FNR; next }
         {
             best = 99999
@@ -228,13 +228,12 @@ off() {
         }' "$2" "$3"
 }
 
-# most LIMIT FILE: four of the five numbers are within the limit; one picture may have been held up by the
-# machine, which is slow.
+# most LIMIT FILE: succeeds if four of the five numbers are within the limit; one picture may have been delayed,
+# because the machine is slow.
 most() { awk -v limit="$1" '$1 <= limit { n++ } END { exit n < 4 }' "$2"; }
 
-# After 3.5 s in which nobody wanted a picture, what is sent is what the camera sees now: the encoder gets
-# it at most 200 ms after its time of capture, and that time is true, for the picture has the brightness
-# that was set then.
+# After 3.5 s without a request for a picture, the sent picture is current: the encoder gets it at most 200 ms after
+# its capture time. The capture time is true, because the picture has the brightness that was set then.
 fresh() {
     control test_pattern=5,osd_text_mode=2
     local boot frames=fresh/frames/frames.jsonl picture
@@ -247,7 +246,7 @@ fresh() {
     wait $send || wrong "send: $(tail -n 5 fresh/send.log)"
     within 10 has_received fresh 6 || wrong "recv: $(tail -n 5 fresh/recv.log)"
     kill $flicker
-    # The first is sent on connecting, not after silence.
+    # The first picture is sent on connection, not after a pause.
     for picture in fresh/frames/00000[2-6].y4m; do
         tail -c 70000 "$picture" | head -c 1000 | mean
         echo
@@ -261,12 +260,12 @@ fresh() {
     ages=$(tr '\n' ' ' <fresh/ages)
     off=$(tr '\n' ' ' <fresh/off)
     latency=$(field latencyMs $frames | tail -n +2 | cut -d . -f 1 | tr '\n' ' ')
-    most 200 fresh/ages || wrong "the encoder gets pictures of an age of $ages ms"
-    most 100 fresh/off || wrong "the times of capture are off by $off ms, at least"
-    echo "age at the encoder $ages ms; time of capture off by $off ms, at least; capture to arrival $latency ms"
+    most 200 fresh/ages || wrong "the age of pictures at the encoder is $ages ms"
+    most 100 fresh/off || wrong "the capture times are off by at least $off ms"
+    echo "age at the encoder $ages ms; capture time off by at least $off ms; capture to arrival $latency ms"
 }
 
-# Puts what the sender said so far aside.
+# begin FAULT: starts the next fault, and moves the output of the sender so far to another file.
 begin() {
     echo "-- $1" >>all
     cat recovery/send.log >>all
@@ -274,22 +273,22 @@ begin() {
     fault=$1
 }
 
-# The sender says this within 20 s.
-told() {
+# reports TEXT: waits until the sender prints this, at most 20 s.
+reports() {
     within 20 says "$1" recovery/send.log ||
-        wrong "$fault: the sender does not say '$1': $(tail -n 5 recovery/send.log)"
+        wrong "$fault: the sender does not report '$1': $(tail -n 5 recovery/send.log)"
 }
 
-# One sender and one receiver through all that can happen to a camera; frames flow again each time.
+# One sender and one receiver through all faults of a camera; keyframes resume after each.
 recovery() {
     start_pipeline recovery --size 320x180 --interval 500ms
     more_keyframes recovery
 
     begin 'no frames'
     control percentage_of_dropped_buffers=100
-    told 'camera 0 delivers no frames'
+    reports 'camera 0 delivers no frames'
     control percentage_of_dropped_buffers=0
-    told 'source: back after'
+    reports 'source: back after'
     more_keyframes recovery
 
     begin 'streaming error'
@@ -301,30 +300,30 @@ recovery() {
 
     begin unplugged
     echo $device >$driver/unbind
-    told 'camera 0 is gone; trying again: plug it in again'
+    reports 'camera 0 is gone; trying again: plug it in again'
     sleep 3
     begin 'plugged in again'
     echo $device >$driver/bind
-    told 'source: back after'
+    reports 'source: back after'
     more_keyframes recovery
 
-    # The driver's own fault gives the camera back as soon as it was closed.
+    # This fault of the driver ends as soon as the camera is closed.
     begin 'disconnected by its driver'
     control disconnect=1
     more_keyframes recovery
 
-    # Something keeps the old device: the camera comes back under another number.
-    begin 'unplugged, its number kept'
+    # A process keeps the old device open: the camera returns with another number.
+    begin 'unplugged, its number in use'
     exec 9<$camera
     echo $device >$driver/unbind
-    told 'camera 0 is gone'
-    begin 'plugged in under another number'
+    reports 'camera 0 is gone'
+    begin 'plugged in with another number'
     echo $device >$driver/bind
-    told 'source: back after'
+    reports 'source: back after'
     more_keyframes recovery
     exec 9<&-
     orion-peer devices | grep '^camera:' >recovery/devices
-    says '^camera:[1-9]' recovery/devices || wrong "it did not move: $(cat recovery/devices)"
+    says '^camera:[1-9]' recovery/devices || wrong "its number did not change: $(cat recovery/devices)"
 
     kill -INT $send
     within 10 gone $send || wrong 'send does not end'
@@ -336,7 +335,7 @@ recovery() {
 
 gone() { ! kill -0 "$1" 2>/dev/null; }
 
-# A camera that is stuck from the start, or gets stuck, hangs nobody.
+# A camera that hangs from the start, or later, does not make the program hang.
 stuck() {
     control percentage_of_dropped_buffers=100
     fails stuck.log orion-peer demo --source camera
@@ -345,19 +344,19 @@ stuck() {
     local send=$!
     sleep 2
     kill -INT $send
-    within 10 gone $send || wrong 'Ctrl-C does not end send while it waits for a first frame'
-    if says 'delivers no frames' interrupted.log; then wrong 'send ended, but not by Ctrl-C'; fi
+    within 10 gone $send || wrong 'Ctrl-C does not end send while it waits for its first frame'
+    if says 'delivers no frames' interrupted.log; then wrong 'send ended, but not because of Ctrl-C'; fi
     control percentage_of_dropped_buffers=0
 
     start_pipeline stuck --size 320x180 --interval 500ms --duration 6s
     more_keyframes stuck
     control percentage_of_dropped_buffers=100
-    within 15 gone $send || wrong '--duration does not end send while the camera is stuck'
+    within 15 gone $send || wrong '--duration does not end send while the camera hangs'
     control percentage_of_dropped_buffers=0
-    echo 'told after 5 s; Ctrl-C and --duration end it'
+    echo 'reported after 5 s; Ctrl-C and --duration end it'
 }
 
-# A camera in use: told with who uses it, and still listed with its formats.
+# A camera in use is reported with the process that uses it, and still listed with its formats.
 busy() {
     v4l2-ctl -d $camera --stream-mmap --stream-count=100000 >/dev/null 2>&1 &
     local user=$!
@@ -373,17 +372,17 @@ busy() {
     sed -n 's/.*error: *//p' busy.log | head -n 1
 }
 
-# Whoever may not open the camera is told so.
+# A user without permission to open the camera gets an error.
 forbidden() {
     su nobody -s /bin/sh -c 'orion-peer devices' >forbidden.txt 2>&1 || wrong "$(cat forbidden.txt)"
     expect '^    no permission to open camera 0$' forbidden.txt
     su nobody -s /bin/sh -c 'cd /tmp/nobody && orion-peer demo --source camera' >forbidden.log 2>&1 &&
-        wrong 'it was opened'
+        wrong 'the camera was opened'
     expect 'source: no permission to open camera 0' forbidden.log
     expect 'group `video`' forbidden.log
 }
 
-# Failures of the driver when it starts.
+# Failures of the driver when the stream starts are reported.
 driver_errors() {
     control inject_vidioc_reqbufs_error=1
     fails reqbufs.log orion-peer demo --source camera
@@ -395,10 +394,10 @@ driver_errors() {
     sed -n 's/.*error: *//p' streamon.log | head -n 1
 }
 
-# Without a camera: none is listed, `send` says so, `demo` shows the test pattern.
+# Without a camera none is listed, `send` reports an error, and `demo` sends the test pattern.
 no_camera() {
     echo $device >$driver/unbind
-    orion-peer devices >none.txt 2>none.log || wrong 'no camera is no failure'
+    orion-peer devices >none.txt 2>none.log || wrong 'devices failed without a camera'
     [ ! -s none.txt ] || wrong "listed: $(cat none.txt)"
     expect 'no camera found' none.log
     fails none.log orion-peer send --source camera
@@ -407,21 +406,21 @@ no_camera() {
     expect 'no camera found: sending the test pattern' none.log
 }
 
-# run NAME: the check in a shell of its own, on a camera just plugged in.
+# run NAME: runs the check in a separate shell, with the driver in its state after boot.
 run() {
-    local name=$1 began
-    began=$(date +%s)
+    local name=$1 started
+    started=$(date +%s)
     replug
     mkdir -p "/tmp/$name" && cd "/tmp/$name" || exit 1
-    # Not in the condition itself: `set -e` does nothing there.
+    # Not in the condition itself: `set -e` has no effect there.
     (set -e; "$name") >"/tmp/$name.out" 2>&1 &
     if wait $!; then
         passed=$((passed + 1))
-        echo "camera: ok $name ($(($(date +%s) - began)) s): $(tail -n 1 "/tmp/$name.out")"
+        echo "camera: ok $name ($(($(date +%s) - started)) s): $(tail -n 1 "/tmp/$name.out")"
     else
         failed=$((failed + 1))
         echo "camera: FAILED $name: $(tail -n 1 "/tmp/$name.out")"
-        # For the log.
+        # Further output for the log.
         cat "/tmp/$name.out"
         tail -n 30 "/tmp/$name"/*.log "/tmp/$name"/*/*.log 2>/dev/null
         dmesg | tail -n 5

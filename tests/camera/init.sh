@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# First process of the machine: makes a small system, loads the camera's driver, runs the checks.
+# First process of the virtual machine: sets up a small system, loads the camera driver, and runs the checks.
 /bin/busybox mkdir -p /sbin /usr/bin /usr/sbin
 /bin/busybox --install -s
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/tmp
@@ -13,7 +13,7 @@ ip link set lo up
 echo "camera: booted after $(cut -d ' ' -f 1 /proc/uptime) s"
 for module in /modules/*.ko; do
     case $module in
-    # One webcam; 0x20001: its video node and a metadata node, which is no camera.
+    # One webcam; 0x20001 means a video node and a metadata node, which is not a camera.
     *-vivid.ko) insmod "$module" n_devs=1 node_types=0x20001 num_inputs=1 input_types=0x0 ;;
     *) insmod "$module" ;;
     esac

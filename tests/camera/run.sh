@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Runs orion-peer against a V4L2 camera: Debian's kernel with its `vivid` driver, booted in QEMU. One
-# line a check; fails when one of them fails, or when they do not all come to an end.
+# Runs orion-peer with a V4L2 camera: Debian's kernel with its `vivid` driver, booted in QEMU. Prints one line per
+# check; fails when a check fails or when not all of them complete.
 #
 #   tests/camera/run.sh                      uses target/release/orion-peer
 #   ORION_PEER=FILE tests/camera/run.sh
 #
-# ONLY="busy stuck" runs those checks alone; KEEP=1 keeps the log of the console; BOOT_TIMEOUT=SECONDS
-# is how long the machine may run (600).
+# ONLY="busy stuck" runs only these checks; KEEP=1 keeps the log of the console; BOOT_TIMEOUT=SECONDS limits the run
+# time of the machine (600).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -14,7 +14,7 @@ root=$(cd ../.. && pwd)
 target=${CARGO_TARGET_DIR:-target}
 [[ $target == /* ]] || target=$root/$target
 binary=$(realpath "${ORION_PEER:-$target/release/orion-peer}" 2>/dev/null || true)
-# Kernel and initramfs: made once, kept between runs.
+# The unpacked kernel, kept between runs.
 cache=$target/camera-vm
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
@@ -32,11 +32,11 @@ check_components() {
     [[ -x $binary ]] || fail "no binary at ${ORION_PEER:-$target/release/orion-peer}: build it with cargo test --release --no-run"
     ((${#missing[@]} == 0)) || fail "missing: ${missing[*]}; run scripts/setup.sh"
     if ldd "$(command -v busybox)" >/dev/null 2>&1; then
-        fail "busybox is not a static one: install busybox-static"
+        fail "busybox is not statically linked: install busybox-static"
     fi
 }
 
-# The newest kernel the package lists know; the *cloud* kernels have no vivid.
+# Prints the newest kernel in the package lists; the *cloud* kernels have no vivid.
 kernel_package() {
     apt-cache depends linux-image-amd64 2>/dev/null |
         sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1
@@ -47,24 +47,24 @@ fetch_kernel() {
     if compgen -G "$cache/kernel/boot/vmlinuz-*" >/dev/null; then
         return
     fi
-    [[ $(dpkg --print-architecture) == amd64 ]] || fail "this needs a machine of the architecture amd64"
+    [[ $(dpkg --print-architecture) == amd64 ]] || fail "this test requires the architecture amd64"
     local package
     package=$(kernel_package)
     if [[ -z $package && $(id -u) -eq 0 ]]; then
         apt-get update -q >&2
         package=$(kernel_package)
     fi
-    [[ -n $package ]] || fail "apt knows no linux-image-amd64: run apt-get update as root, on Debian"
+    [[ -n $package ]] || fail "linux-image-amd64 is not in the package lists: run apt-get update as root, on Debian"
     printf 'camera test: fetching %s\n' "$package"
     (cd "$dir" && apt-get download -q -o APT::Sandbox::User=root "$package" >&2) ||
-        fail "cannot download $package: run apt-get update, check the network"
+        fail "cannot download $package: run apt-get update, and check the network"
     mkdir -p "$cache"
     rm -rf "$cache/kernel.part" "$cache/kernel"
     dpkg -x "$dir"/linux-image-*.deb "$cache/kernel.part"
     mv "$cache/kernel.part" "$cache/kernel"
 }
 
-# The modules of the camera with all they need, in the order in which they load, as $1/modules/NN-NAME.ko.
+# Copies the camera's modules and their dependencies in load order to $1/modules/NN-NAME.ko.
 copy_modules() {
     local tree=$1 version file number=10
     version=$(basename "$cache"/kernel/lib/modules/*)
@@ -73,7 +73,7 @@ copy_modules() {
         fail "depmod failed on the kernel's modules"
     local base=$cache/kernel/lib/modules/$version
     mkdir -p "$tree/modules"
-    # vivid.ko: NEEDED… : what is needed first comes last.
+    # In `vivid.ko: NEEDED…`, the module that loads first is last.
     for file in $(sed -n 's|^\(.*/vivid\.ko[.a-z]*\): *\(.*\)$|\1 \2|p' "$base/modules.dep" |
         tr ' ' '\n' | tac); do
         number=$((number + 1))
@@ -85,7 +85,7 @@ copy_modules() {
     compgen -G "$tree/modules/*-vivid.ko" >/dev/null || fail "this kernel has no vivid module"
 }
 
-# A program, and the libraries that `ldd` names, at the same paths.
+# Copies a program, and the libraries that `ldd` lists to the same paths.
 copy_program() {
     local tree=$1 program=$2 name=$3 library
     cp "$program" "$tree/bin/$name"
@@ -110,7 +110,7 @@ make_initramfs() {
     (cd "$tree" && find . | cpio -o -H newc --quiet) >"$dir/initramfs"
 }
 
-# Runs the machine; its console goes to $dir/console.log and, as far as it is for people, to stdout.
+# Runs the machine; its console goes to $dir/console.log, and the results of the checks also to stdout.
 boot() {
     local kernel
     kernel=$(compgen -G "$cache/kernel/boot/vmlinuz-*" | head -n 1)
@@ -125,21 +125,21 @@ boot() {
 keep_log() {
     mkdir -p "$cache"
     cp "$dir/console.log" "$cache/console.log"
-    printf 'camera test: the console is in %s\n' "$cache/console.log" >&2
+    printf 'camera test: the console log is %s\n' "$cache/console.log" >&2
 }
 
 check_components
 fetch_kernel
 make_initramfs
-began=$SECONDS
+started=$SECONDS
 boot
-printf 'camera: the machine ran for %d s\n' $((SECONDS - began))
+printf 'camera: the machine ran for %d s\n' $((SECONDS - started))
 
 log=$dir/console.log
 if ! grep -aq '^camera: done ' "$log"; then
     keep_log
     tail -n 40 "$log" >&2
-    fail "the machine did not reach the end of its checks"
+    fail "the machine did not complete its checks"
 fi
 if ! grep -aq '^camera: done [1-9][0-9]* passed, 0 failed$' "$log"; then
     keep_log

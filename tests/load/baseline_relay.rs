@@ -1,6 +1,6 @@
-//! A minimal signaling server as a baseline: axum's own WebSocket, a JWT check (HS256) at the handshake, rooms of
-//! two, and every text is relayed to the peer. No pair store, no limits, no schema, no pings, no takeover.
-//! `scripts/load.sh` measures it next to the signaling server.
+//! A minimal signaling server as a baseline: axum's WebSocket, a JWT check (HS256) at the handshake, and rooms of two in
+//! which every text is relayed to the peer. It has no pair store, limits, schema, pings or takeover. `scripts/load.sh`
+//! compares the signaling server with it.
 //!
 //! `baseline-relay SECRET` prints its URL and runs until it is killed.
 
@@ -51,7 +51,7 @@ async fn main() {
     println!("ws://{}/api/signal", listener.local_addr().expect("it is bound"));
     let router = Router::new().route("/api/signal", get(upgrade)).with_state(relay);
     let listener = listener.tap_io(|stream| {
-        // As in the signaling server; without it messages wait for acknowledgements.
+        // As in the signaling server; otherwise messages wait for acknowledgements.
         let _ = stream.set_nodelay(true);
     });
     axum::serve(listener, router).await.expect("it serves until it is killed");

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Holds the report of Autobahn's cases against the list of those that may not pass.
+"""Compares the report of Autobahn's cases with the list of expected failures.
 
     autobahn.py REPORT/index.json LIST
 
-Passed are OK, NON-STRICT (allowed, not the strictest reading) and INFORMATIONAL; of how the connection was closed,
-OK and INFORMATIONAL. Lines of LIST are `case code reason`: the server closes with that code.
+A case passes with OK, NON-STRICT (permitted by a less strict reading) or INFORMATIONAL, and its close with OK or
+INFORMATIONAL. Lines of LIST are `case code reason`: the server closes the connection with that code.
 """
 
 import collections
@@ -39,7 +39,7 @@ def main():
         table[case.split(".")[0]][verdict] += 1
     for case in excused:
         if case not in cases or passed(cases[case]):
-            wrong.append(f"{case} is listed as failing, but passes: take it out of the list")
+            wrong.append(f"{case} is listed as failing, but passes: remove it from the list")
     for part, verdicts in sorted(table.items(), key=lambda row: int(row[0])):
         print(f"{part:>3}.*  " + ", ".join(f"{count} {name}" for name, count in sorted(verdicts.items())))
     for line in wrong:
@@ -47,7 +47,7 @@ def main():
     good = sum(sum(row.values()) for row in table.values()) - len(wrong)
     print(f"{len(cases)} cases, {len(wrong)} wrong")
     if len(cases) < 290 or good < 1:
-        sys.exit("autobahn: cases are missing: 301 are known")
+        sys.exit("autobahn: cases are missing: 301 are expected")
     sys.exit(bool(wrong))
 
 

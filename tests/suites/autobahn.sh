@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The cases of Autobahn's WebSocket test suite against the WebSocket code of the signaling server, by the
-# PyPI package `kosoku`. The sets 12 and 13 are about compression, which this server does not offer.
+# Runs Autobahn's WebSocket test suite on the WebSocket code of the signaling server, with the PyPI package `kosoku`.
+# Sets 12 and 13 test compression, which this server does not offer.
 #
-# A case that does not pass must be in tests/suites/autobahn.txt, with its reason, and a case there must fail.
+# Every failing case must be in tests/suites/autobahn.txt with its reason, and every case there must fail.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -21,7 +21,7 @@ for _ in $(seq 100); do
     sleep 0.1
 done
 timeout 600 "$bin/kosoku" "$(cat "$work/address")" -x '12.*' -x '13.*' -o "$work/report" >"$work/log" 2>&1 || {
-    # It also fails when a case does; what counts is the report.
+    # It also fails when a case fails; the report is what counts.
     [[ -e $work/report/index.json ]] || { cat "$work/log" >&2; exit 1; }
 }
 python3 tests/suites/autobahn.py "$work/report/index.json" tests/suites/autobahn.txt

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# samples/openapi.json against a running `orion-peer serve` with a login, by the PyPI package `schemathesis`: requests
-# that keep to the schema and requests that do not, all of its checks.
+# Tests a running `orion-peer serve` with a login against samples/openapi.json, with the PyPI package `schemathesis`:
+# requests that conform to the schema and requests that do not, with all of its checks.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=tests/suites/server.sh

@@ -1,10 +1,10 @@
 # Functions of the suites that need a running `orion-peer serve`; sourced, not run.
 #
-# start_server FLAG…  starts it on free ports of 127.0.0.1 and waits until it listens; its first line of JSON is
-#                     then in $listening, and $base is its URL
-# metric NAME         its value on /metrics now, 0 when it is not there
-# check NAME WORDS    adds a row to the table: `ok` when the last command of WORDS succeeds
-# finish              prints the table and exits
+# start_server FLAG…     starts it on free ports of 127.0.0.1 and waits until it listens; its first line of JSON is
+#                        then in $listening, and $base is its URL
+# metric NAME            prints the current value on /metrics, 0 if the metric is missing
+# row NAME RESULT WORDS  adds a row to the table; a result other than `ok` is a failure
+# finish                 prints the table; fails if a row failed
 
 peer=$(realpath "${ORION_PEER:-${CARGO_TARGET_DIR:-target}/release/orion-peer}")
 work=$(mktemp -d)
@@ -41,7 +41,7 @@ start_server() {
         kill -0 "$server" 2>/dev/null || break
         sleep 0.1
     done
-    printf 'suites: the server does not start\n' >&2
+    printf 'suites: the server did not start\n' >&2
     cat "$work/server.err" >&2
     exit 1
 }

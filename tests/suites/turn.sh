@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# coturn's client `turnutils_uclient` against the embedded TURN server of `orion-peer serve`: each transport, each
-# refusal, and what was relayed and dropped by the server's own metrics.
+# Tests the embedded TURN server of `orion-peer serve` with coturn's client `turnutils_uclient`: each transport, each
+# rejection, and the relayed and dropped traffic according to the server's metrics.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=tests/suites/server.sh
@@ -30,7 +30,8 @@ echo_port=$(python3 -c 'import socket; s = socket.socket(socket.AF_INET, socket.
 turnutils_peer -L 127.0.0.1 -p "$echo_port" >/dev/null 2>&1 </dev/null &
 others+=($!)
 
-# login SECRET LIFETIME: sets user and password of another device each time, for the client leaves allocations behind.
+# login SECRET LIFETIME: sets user name and password of a new device each time, because the client leaves allocations
+# behind.
 devices=0
 login() {
     devices=$((devices + 1))
@@ -38,7 +39,7 @@ login() {
     password=$(printf %s "$user" | openssl dgst -sha1 -hmac "$1" -binary | base64)
 }
 
-# client PORT FLAG…: its output is then in $work/client; it never ends by itself after some refusals.
+# client PORT FLAG…: runs the client and writes its output to $work/client. After some rejections it never exits.
 client() {
     local to=$1
     shift
@@ -48,8 +49,8 @@ client() {
 
 said() { grep -Eq "$1" "$work/client"; }
 
-# relayed NAME LEAST PORT FLAG…: 40 packets of 200 bytes go and come back, the server counts as many each way, and
-# the client at least LEAST.
+# relayed NAME LEAST PORT FLAG…: sends 40 packets of 200 bytes that are echoed; requires that the server counts all of
+# them in each direction, and the client at least LEAST.
 relayed() {
     local name=$1 least=$2 out back received
     shift 2
@@ -60,13 +61,13 @@ relayed() {
     back=$(($(metric orion_turn_bytes_to_clients_total) - back))
     received=$(grep -Eo 'tot_recv_msgs=[0-9]+' "$work/client" | tail -n 1 | cut -d = -f 2)
     if ((out == 8000 && back == 8000 && ${received:-0} >= least)); then
-        row "$name" ok "$received packets back, 8000 bytes counted each way"
+        row "$name" ok "$received packets back, 8000 bytes counted in each direction"
     else
         row "$name" WRONG "${received:-0} packets back, $out bytes counted out and $back back"
     fi
 }
 
-# refused NAME CODE FLAG…: the server counts a refusal with that code, and nothing is relayed.
+# refused NAME CODE FLAG…: requires that the server counts a rejection with that code, and that nothing is relayed.
 refused() {
     local name=$1 code=$2 metric before bytes
     shift 2
@@ -88,7 +89,7 @@ outside=$(awk '$1 < 50000 || $1 > 50199' <<<"$addresses")
 if [[ -n $addresses && -z $outside ]]; then
     row 'relay ports' ok 'all in 50000-50199'
 else
-    row 'relay ports' WRONG "outside of 50000-50199: ${outside:-none was seen}"
+    row 'relay ports' WRONG "outside of 50000-50199: ${outside:-no port was found}"
 fi
 login "$secret" 600
 relayed 'udp, indications' 40 "$port" -s
@@ -96,13 +97,13 @@ login "$secret" 600
 relayed 'tcp, channels' 40 "$port" -t
 login "$secret" 600
 relayed 'tcp, indications' 40 "$port" -t -s
-# Over TLS the client takes the first message of a record only; where packets wait the server puts several into one.
+# Over TLS the client reads only the first message of a record; the server puts waiting packets into one record.
 login "$secret" 600
 relayed 'tls, channels' 20 "$tls_port" -t -S
 login "$secret" 600
 relayed 'tls, indications' 20 "$tls_port" -t -S -s
 login "$older" 600
-relayed 'udp, the secret before' 40 "$port"
+relayed 'udp, previous secret' 40 "$port"
 
 login "$secret" 600
 password=guess
@@ -120,7 +121,7 @@ login "$secret" 600
 refused 'denied peer' 403 -e 127.0.0.9
 
 login "$secret" 600
-# 50 kB/s and a burst of a second: of 200 kB in a fraction of a second most is dropped, and nothing waits.
+# The limit is 50 kB/s with a burst of one second: most of 200 kB in a fraction of a second is dropped, not queued.
 metric='orion_turn_dropped_packets_total{reason="bandwidth"}'
 before=$(metric "$metric")
 bytes=$(metric orion_turn_bytes_to_peers_total)
@@ -134,6 +135,6 @@ else
 fi
 
 if (($(metric orion_turn_allocations) < 40)); then
-    row 'metrics' ok "$(metric orion_turn_allocations_total) allocations in all"
+    row 'metrics' ok "$(metric orion_turn_allocations_total) allocations in total"
 fi
 finish

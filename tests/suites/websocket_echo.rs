@@ -1,7 +1,7 @@
-//! Echoes WebSocket messages at `/`, for the cases of Autobahn's test suite: frames are read, refused and
-//! closed by the code of the signaling server, which itself echoes nothing.
+//! Echoes WebSocket messages at `/` for the cases of Autobahn's test suite. Frames are read and rejected, and sockets
+//! closed, by the code of the signaling server, which itself echoes nothing.
 //!
-//! Listens on 127.0.0.1, a free port, and prints that as its first line.
+//! Listens on a free port of 127.0.0.1, and prints the address as its first line.
 
 use std::{convert::Infallible, io};
 
@@ -74,6 +74,6 @@ async fn echo(io: TokioIo<hyper::upgrade::Upgraded>) {
             Some(Err(error)) => break websocket::close_code(&error),
         }
     };
-    let end = end.map(|code| (code, "the message is refused"));
+    let end = end.map(|code| (code, "the message is rejected"));
     websocket::say_goodbye(sink, stream, Vec::new(), end).await;
 }
