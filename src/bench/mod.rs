@@ -63,7 +63,7 @@ pub struct BenchConfig {
     pub slots: Vec<Slot>,
     /// Keyframes to send, if the measuring peer sends.
     pub capture: CaptureConfig,
-    /// Timeout of the set-up.
+    /// Timeout of the setup.
     pub timeout: Duration,
     /// Interval of the statistics of a connection.
     pub stats_interval: Duration,

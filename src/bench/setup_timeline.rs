@@ -1,4 +1,4 @@
-//! When each step of a set-up was reached, and the stage durations derived from it.
+//! When each step of a setup was reached, and the stage durations derived from it.
 //!
 //! Stages follow each other without gap or overlap from the start to the open data channel, whichever peer offers; a
 //! stage that does not apply (no name to resolve, no TLS) is omitted, and its time counts as `signaling`.
@@ -14,7 +14,7 @@ use crate::{
 /// When each step was reached.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SetupTimeline {
-    /// Start of the set-up.
+    /// Start of the setup.
     pub(super) start: Instant,
     /// When the room was joined, and the durations of the steps leading to it.
     pub(super) joined: Option<(Instant, DialTimings)>,

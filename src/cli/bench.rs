@@ -1,4 +1,4 @@
-//! `orion-peer bench`: measure connection success, set-up time, RTT and keyframes; apply gates; report.
+//! `orion-peer bench`: measure connection success, setup time, RTT and keyframes; apply gates; report.
 
 pub mod args;
 mod show;

@@ -116,7 +116,7 @@ enum Command {
     Recv(recv::RecvArgs),
     /// Run a signaling, token, STUN and TURN server
     Serve(Box<serve::ServeArgs>),
-    /// Measure connection success, set-up time, RTT and keyframes, and enforce gates
+    /// Measure connection success, setup time, RTT and keyframes, and enforce gates
     Bench(Box<bench::args::BenchArgs>),
     /// Simulate NATs and links, and check which pairs connect
     Lab(Box<lab::args::LabArgs>),

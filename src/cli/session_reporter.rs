@@ -277,7 +277,7 @@ impl SessionReporter {
         self.event(&serde_json::json!({"kind": took.kind(role), "role": role, "ms": took}));
     }
 
-    /// Reports the set-up times of each connection once.
+    /// Reports the setup times of each connection once.
     fn connected(&mut self, report: &SessionReport) {
         let setup = report.setup;
         let Some(open) = setup.data_channel.filter(|_| setup != self.setup) else { return };

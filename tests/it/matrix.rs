@@ -33,7 +33,7 @@ fn one_pair_is_described_in_sentences() {
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     let said = ended.stdout.join("\n");
     assert!(said.starts_with("Connected direct (srflx), as expected"), "{said}");
-    for words in ["set-up", "ICE", "RTT", "keyframe", "intact"] {
+    for words in ["setup", "ICE", "RTT", "keyframe", "intact"] {
         assert!(said.contains(words), "{words}: {said}");
     }
     for words in ["A: port: NAT with endpoint-independent mapping", "Expected: direct - each peer"]

@@ -155,7 +155,7 @@ pub struct GateArgs {
     /// Maximum round-trip time, 99th percentile
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub max_rtt_p99: Option<Duration>,
-    /// Maximum set-up time (token request to open data channel), 95th percentile
+    /// Maximum setup time (token request to open data channel), 95th percentile
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub max_setup_p95: Option<Duration>,
     /// Maximum ping loss

@@ -144,7 +144,7 @@ impl BenchDisplay {
     fn text(&self, record: &ConnectionRecord) -> String {
         let mut parts = vec![record.connection_type.clone().unwrap_or_else(|| "failed".into())];
         if let Some(total) = record.setup_ms.total {
-            parts.push(format!("set-up {}", human::millis(total)));
+            parts.push(format!("setup {}", human::millis(total)));
         }
         let mut rtt: Vec<f64> = record.rtt.iter().map(|sample| sample[1]).collect();
         rtt.sort_by(f64::total_cmp);

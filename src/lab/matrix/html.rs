@@ -1,5 +1,5 @@
 //! The result as a single self-contained page in the style of the bench report: the grid as a map of
-//! connection type and set-up time, then the pairs that are not as expected and why, then every pair.
+//! connection type and setup time, then the pairs that are not as expected and why, then every pair.
 //!
 //! A cell of the map shows details on hover or keyboard focus. The map is a table and reads as one.
 
@@ -124,7 +124,7 @@ fn tiles(result: &LabResult) -> String {
         let Some((median, slowest)) = setups.get(setups.len() / 2).zip(setups.last()) else {
             return "none".to_owned();
         };
-        format!("set-up {} median,<br>{} slowest", ms(Some(*median)), ms(Some(*slowest)))
+        format!("setup {} median,<br>{} slowest", ms(Some(*median)), ms(Some(*slowest)))
     };
     let (direct, relayed, none) = (of(Path::Direct), of(Path::Relay), of(Path::None));
     let wrong = result.cells.len() - result.agree as usize;
@@ -179,7 +179,7 @@ fn breakable(name: &str) -> String {
     esc(name).replace('+', "+<wbr>").replace('-', "-<wbr>")
 }
 
-/// Shade of a cell: logarithmic in the set-up time, fastest to slowest.
+/// Shade of a cell: logarithmic in the setup time, fastest to slowest.
 struct Scale {
     fastest: f64,
     slowest: f64,
@@ -233,7 +233,7 @@ fn tip(cell: &Cell) -> String {
         format!("expected {}, measured {}", cell.expected, cell.measured),
     ];
     if let Some(kind) = &cell.connection_type {
-        lines.push(format!("{}: set-up {}, RTT {}", esc(kind), ms(cell.setup_ms), ms(cell.rtt_ms)));
+        lines.push(format!("{}: setup {}, RTT {}", esc(kind), ms(cell.setup_ms), ms(cell.rtt_ms)));
     }
     if cell.nat.a != cell.a || cell.nat.b != cell.b {
         lines.push(format!("{} and {}", esc(&cell.nat.a), esc(&cell.nat.b)));
@@ -255,7 +255,7 @@ fn legend(scale: &Scale) -> String {
     };
     format!(
         "<ul class=\"legend\">\n{}{}{}{}</ul>\n<p class=\"how\">Each cell: path, candidate type and \
-         set-up time{range}. Hover over a cell, or focus it with the Tab key, for details.</p>\n",
+         setup time{range}. Hover over a cell, or focus it with the Tab key, for details.</p>\n",
         key("direct shade3", "D: direct"),
         key("relay shade3", "R: relayed"),
         key("unconnected", "–: not connected"),
@@ -307,7 +307,7 @@ fn pairs(result: &LabResult) -> String {
         "Expected",
         "Measured",
         "Type",
-        "#Set-up",
+        "#Setup",
         "#First picture",
         "#RTT",
         "#Keyframe latency",
@@ -373,7 +373,7 @@ fn detail(at: usize, cell: &Cell) -> String {
     row("connections", esc(&format!("{}{kinds}", cell.connections)));
     for (name, time) in cell.stages.stages() {
         if time.is_some() {
-            row(&format!("set-up: {}", words(name)), ms(*time));
+            row(&format!("setup: {}", words(name)), ms(*time));
         }
     }
     row("first picture, from start", ms(cell.first_picture_ms));
@@ -459,7 +459,7 @@ mod tests {
             assert!(page.contains(words), "{words}: {page}");
         }
         let mut cell = example::cell("port", "port");
-        assert!(html(&example::result(vec![cell.clone()])).contains("set-up: "));
+        assert!(html(&example::result(vec![cell.clone()])).contains("setup: "));
         cell.connections = 10;
         assert!(html(&example::result(vec![cell])).contains("times are medians"));
     }

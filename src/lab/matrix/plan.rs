@@ -185,7 +185,7 @@ pub struct Effort {
     pub connections: u64,
     /// Pings per connection.
     pub pings: u64,
-    /// Set-up timeout.
+    /// Setup timeout.
     pub timeout: Duration,
 }
 
@@ -202,7 +202,7 @@ impl Default for Effort {
 }
 
 impl Effort {
-    /// Time after which the measurement of a pair is abandoned: every set-up at its timeout, and as much
+    /// Time after which the measurement of a pair is abandoned: every setup at its timeout, and as much
     /// again for the measurements that follow.
     #[must_use]
     pub fn deadline(&self) -> Duration {

@@ -237,7 +237,7 @@ fn late(plan: &CellPlan, records: &[ConnectionRecord]) -> Option<FailureRecord> 
         stage: Stage::Video,
         code: "first-picture-late".into(),
         message: format!("first picture: {took}, maximum {}", human::millis(limit)),
-        remedy: "check which set-up stage is slow, or raise max-first-picture".into(),
+        remedy: "check which setup stage is slow, or raise max-first-picture".into(),
     })
 }
 

@@ -149,7 +149,7 @@ pub struct Cell {
     pub connections: u64,
     /// Number that connected, by type.
     pub by_type: BTreeMap<String, u64>,
-    /// Duration of each set-up stage; medians.
+    /// Duration of each setup stage; medians.
     pub stages: Setup<Option<f64>>,
     /// Share of pings that were not answered.
     pub ping_loss: Option<f64>,

@@ -172,7 +172,7 @@ fn list(cells: &[Cell]) -> String {
             ms(cell.rtt_ms),
         ]
     });
-    let head = ["pair", "expected", "measured", "type", "set-up", "picture", "RTT"];
+    let head = ["pair", "expected", "measured", "type", "setup", "picture", "RTT"];
     let medians = if cells.iter().any(|cell| cell.connections > 1) {
         "times are medians of each pair's connections; picture: time to the first one\n"
     } else {
@@ -195,7 +195,7 @@ fn slowest(cells: &[Cell]) -> String {
     });
     format!(
         "\n{}",
-        columns(["slowest", "type", "set-up", "picture", "RTT"], &rows.collect::<Vec<_>>())
+        columns(["slowest", "type", "setup", "picture", "RTT"], &rows.collect::<Vec<_>>())
     )
 }
 

@@ -64,7 +64,7 @@ pub fn after(cell: &Cell) -> String {
         .filter(|(name, _)| !matches!(*name, "total" | "firstKeyframe" | "dns"))
         .filter_map(|(name, time)| Some(format!("{} {}", stage(name), ms(Some((**time)?)))))
         .collect();
-    let _ = writeln!(text, "  set-up    {} ({})", ms(cell.setup_ms), stages.join(", "));
+    let _ = writeln!(text, "  setup     {} ({})", ms(cell.setup_ms), stages.join(", "));
     if cell.first_picture_ms.is_some() {
         let (start, join) = (ms(cell.first_picture_ms), ms(cell.first_picture_from_join_ms));
         let _ = writeln!(text, "  picture   first after {start}, {join} after joining");
@@ -260,7 +260,7 @@ mod tests {
         let text = after(&example::cell("port", "port"));
         for words in [
             "Connected direct (srflx), as expected",
-            "set-up    84 ms (token 2.0 ms",
+            "setup     84 ms (token 2.0 ms",
             "ICE 54 ms, DTLS 10 ms, data channel 3.0 ms)",
             "RTT       1.2 ms",
             "picture   first after 125 ms, 115 ms after joining",

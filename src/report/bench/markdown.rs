@@ -124,8 +124,7 @@ fn overview(runs: &[Named]) -> String {
         ]
     };
     let rows: Vec<_> = runs.iter().take(MAX_ROWS).map(row).collect();
-    let header =
-        ["run", "", "connected", "set-up p50", "p95", "RTT p50", "p95", "keyframes intact"];
+    let header = ["run", "", "connected", "setup p50", "p95", "RTT p50", "p95", "keyframes intact"];
     let mut text = format!("## orion-peer bench: {} runs\n\n{}", runs.len(), table(&header, &rows));
     if runs.len() > MAX_ROWS {
         let _ = writeln!(text, "\n_and {} more_", runs.len() - MAX_ROWS);
@@ -207,7 +206,7 @@ const SPREAD: [&str; 6] = ["", "count", "p50", "p95", "p99", "max"];
 fn numbers(result: &BenchResult) -> String {
     let keyframes = &result.keyframes;
     let rows: Vec<_> = [
-        spread_row("set-up, total", &result.connections.setup_ms.total, "ms"),
+        spread_row("setup, total", &result.connections.setup_ms.total, "ms"),
         spread_row("first picture", &result.connections.first_picture_ms.from_start, "ms"),
         spread_row("round-trip time", &result.rtt_ms.spread, "ms"),
         spread_row("keyframe latency, capture to complete", &keyframes.latency_ms, "ms"),

@@ -44,7 +44,7 @@ pub struct BenchResult {
     pub host: Host,
     /// Flags that determine what was measured and how; no secrets.
     pub config: Map<String, Value>,
-    /// Connections: counts, types, set-up times and failures.
+    /// Connections: counts, types, setup times and failures.
     pub connections: Connections,
     /// Round-trip times of pings over the data channel, ms.
     pub rtt_ms: Rtt,
@@ -105,7 +105,7 @@ pub struct Connections {
     pub records: Vec<ConnectionRecord>,
 }
 
-/// A value for each stage of the set-up. Stages follow each other without gap or overlap from the token request to the
+/// A value for each stage of the setup. Stages follow each other without gap or overlap from the token request to the
 /// open data channel; `total` is their sum, and `firstKeyframe` follows it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

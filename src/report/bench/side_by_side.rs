@@ -137,8 +137,8 @@ fn sections(results: &[&BenchResult]) -> Vec<Section> {
     }));
     vec![
         ("connections", connections),
-        ("set-up, p50", setup(results)),
-        ("set-up, p95", vec![metric("total", "ms", |r, _| r.connections.setup_ms.total.p95)]),
+        ("setup, p50", setup(results)),
+        ("setup, p95", vec![metric("total", "ms", |r, _| r.connections.setup_ms.total.p95)]),
         (
             "first picture",
             vec![

@@ -115,10 +115,10 @@ fn connections(page: &mut Page, result: &BenchResult) {
 fn setup(page: &mut Page, result: &BenchResult) {
     let stages = stages(&result.connections.setup_ms);
     if stages.is_empty() {
-        page.heading("set-up");
+        page.heading("setup");
         return page.paragraph(2, "no stage completed");
     }
-    let mut rows = vec![row(["set-up", "count", "p50", "p95", "p99", "max"])];
+    let mut rows = vec![row(["setup", "count", "p50", "p95", "p99", "max"])];
     for (name, spread) in &stages {
         let mut cells =
             numbers(wording::stage(name), [spread.p50, spread.p95, spread.p99, spread.max], "ms");
@@ -351,7 +351,7 @@ mod tests {
             "PASS: no connection was attempted\n",
             "connections
   none attempted\n",
-            "set-up
+            "setup
   no stage completed\n",
             "round-trip time\n  no pings were sent\n",
             "keyframes

@@ -142,7 +142,7 @@ pub(super) fn by_type(result: &BenchResult) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 
-/// The label of a set-up stage, given its JSON name.
+/// The label of a setup stage, given its JSON name.
 pub(super) fn stage(name: &'static str) -> &'static str {
     match name {
         "dns" => "DNS",

@@ -180,5 +180,5 @@ fn an_attacker_on_the_path_does_not_end_a_call() {
 
 #[test]
 fn an_attacker_on_the_path_does_not_prevent_a_call() {
-    attacked("during set-up", Duration::from_secs(3), false);
+    attacked("during setup", Duration::from_secs(3), false);
 }

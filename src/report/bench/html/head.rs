@@ -256,7 +256,7 @@ fn times(label: &'static str, spread: &Spread, of: &str, missing: impl FnOnce() 
 }
 
 fn setup(result: &BenchResult) -> Tile {
-    let (label, total) = ("Set-up p50", &result.connections.setup_ms.total);
+    let (label, total) = ("Setup p50", &result.connections.setup_ms.total);
     times(label, total, "start to open data channel", || {
         unmeasured(label, result, "connections.setupMs", "no connection was set up")
     })

@@ -1,4 +1,4 @@
-//! Connection set-up by stage: for all connections together, and for each connection.
+//! Connection setup by stage: for all connections together, and for each connection.
 
 use super::{
     points,
@@ -16,8 +16,8 @@ use crate::{
     stats::Spread,
 };
 
-const STAGES: &str = "Set-up time by stage";
-const CONNECTIONS: &str = "Set-up, connection by connection";
+const STAGES: &str = "Setup time by stage";
+const CONNECTIONS: &str = "Setup, connection by connection";
 
 /// Maximum number of connections drawn as one column each.
 const MAX_COLUMNS: usize = 60;
@@ -202,7 +202,7 @@ fn key(stage: usize, name: &str) -> String {
     )
 }
 
-/// Total set-up times over the run.
+/// Total setup times over the run.
 fn totals(result: &BenchResult) -> Plot {
     let records = &result.connections.records;
     let points: Vec<[f64; 2]> = records
@@ -222,7 +222,7 @@ fn totals(result: &BenchResult) -> Plot {
         bottom: height(result),
     };
     let description =
-        format!("{} set-ups over the run, between {} and {}.", points.len(), ms(lo), ms(hi));
+        format!("{} setups over the run, between {} and {}.", points.len(), ms(lo), ms(hi));
     let mut svg =
         Svg::new("setup-each", CONNECTIONS, &description, area.bottom + Area::BELOW).left(60.0);
     area.y_axis(&mut svg, tick_ms);

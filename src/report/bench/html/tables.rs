@@ -54,7 +54,7 @@ pub(super) fn numbers(result: &BenchResult) -> String {
         rows.push(("one way, back".into(), &one_way.back, "ms"));
     }
     for (name, spread) in result.connections.setup_ms.stages() {
-        rows.push((format!("set-up: {}", words(name)), spread, "ms"));
+        rows.push((format!("setup: {}", words(name)), spread, "ms"));
     }
     for (name, spread) in result.connections.first_picture_ms.named() {
         rows.push((format!("first picture, {name}"), spread, "ms"));
@@ -107,7 +107,7 @@ pub(super) fn connections(result: &BenchResult) -> String {
             "Result",
             "Type",
             "Local / remote",
-            "#Set-up",
+            "#Setup",
             "#First picture",
             "#RTT p50",
             "#Pings lost",

@@ -94,8 +94,8 @@ type Quantity = (&'static str, &'static str, fn(&BenchResult) -> Option<f64>);
 /// The quantities of the comparison table.
 const QUANTITIES: [Quantity; 19] = [
     ("success rate", "share", |r| r.connections.success_rate),
-    ("set-up p50", "ms", |r| r.connections.setup_ms.total.p50),
-    ("set-up p95", "ms", |r| r.connections.setup_ms.total.p95),
+    ("setup p50", "ms", |r| r.connections.setup_ms.total.p50),
+    ("setup p95", "ms", |r| r.connections.setup_ms.total.p95),
     ("first picture p50", "ms", |r| r.connections.first_picture_ms.from_start.p50),
     ("first picture p95", "ms", |r| r.connections.first_picture_ms.from_start.p95),
     ("RTT p50", "ms", |r| r.rtt_ms.spread.p50),
@@ -311,7 +311,7 @@ fn setup(runs: &[Named]) -> Plot {
     });
     let how = "One bar per run, in the order above: the median time of a stage, over the \
                connections that completed it.";
-    grouped("setup-runs", "Set-up by stage, medians", groups.collect(), ms, how)
+    grouped("setup-runs", "Setup by stage, medians", groups.collect(), ms, how)
 }
 
 fn types(runs: &[Named]) -> Plot {
