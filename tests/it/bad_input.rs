@@ -196,7 +196,7 @@ fn a_full_disk_keeps_what_was_received() {
     let received = recv.end();
     let error = received.failed(1, "output");
     assert!(message(&error).contains("disk/frames"), "{error}");
-    assert!(error["remedy"].as_str().unwrap().contains("room"), "{error}");
+    assert!(error["remedy"].as_str().unwrap().contains("disk space"), "{error}");
     assert_eq!(received.summary()["keyframes"]["received"], written, "the connection stays up");
     assert!(received.summary()["keyframes"]["unwritten"].as_u64().unwrap() > 1);
     send.signal(Signal::INT);

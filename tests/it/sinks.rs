@@ -186,7 +186,16 @@ fn key_ids_of_a_login_service_are_only_logged() {
     let dir = tempfile::tempdir().unwrap();
     let login = token(&json!({"alg": "ES256", "kid": HOSTILE}));
     for format in ["text", "json"] {
-        let words = ["serve", "--json", "--listen", "127.0.0.1:0", "--db", "p.db", "--jwt-secret"];
+        let words = [
+            "serve",
+            "--json",
+            "--no-turn",
+            "--listen",
+            "127.0.0.1:0",
+            "--db",
+            "p.db",
+            "--jwt-secret",
+        ];
         let more = [
             "0123456789abcdef0123456789abcdef",
             "--login-jwks",
