@@ -17,7 +17,7 @@ use orion_peer::guide::PAGES;
 use crate::{raw_http::request, run::serve};
 
 const BEGIN: &str = "<!-- generated: ORION_UPDATE_SNAPSHOTS=1 cargo nextest run --release -E 'test(/guide::/)' -->\n";
-const END: &str = "<!-- end of what is generated -->\n";
+const END: &str = "<!-- end of the generated part -->\n";
 
 /// Maximum number of lines in README.
 const README_LINES: usize = 220;

@@ -5,7 +5,7 @@ import path from "node:path";
 
 const GUIDE = path.resolve(import.meta.dirname, "../../../src/guide/interop.md");
 const BEGIN = "<!-- written by `tests/browser/run.sh --table` -->\n";
-const END = "<!-- end of what is written -->";
+const END = "<!-- end of the written part -->";
 
 const line = (cells) => `| ${cells.map((text) => text.replaceAll("|", "\\|")).join(" | ")} |`;
 const rowLine = ({ does, ours, seen, result }) => line([does, `\`${ours}\``, seen, result]);
