@@ -31,7 +31,7 @@ const END_WITHIN: Duration = Duration::from_secs(5);
 pub struct Within {
     /// For the header of a request, from the end of the previous request: this also ends idle connections.
     pub header: Duration,
-    /// For all requests of a connection: afterwards it is shut down gracefully and soon closed, even if the
+    /// For all requests of a connection: afterward it is shut down gracefully and soon closed, even if the
     /// client does not read its responses.
     pub connection: Duration,
 }

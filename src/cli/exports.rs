@@ -48,7 +48,7 @@ const FORMATS: &[Format] = &[
 ];
 
 impl ExportArgs {
-    /// Checks before the run that the files, and `others`, can be written afterwards.
+    /// Checks before the run that the files, and `others`, can be written afterward.
     ///
     /// # Errors
     /// Exit code 2 if two flags name the same file, 1 if a file is not writable.

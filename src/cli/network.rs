@@ -156,7 +156,7 @@ pub struct SimulatedNetworks {
 pub struct SimulatedNetwork {
     /// The name as requested: `lte-symmetric`, `port+sym`; `None` if only the link was changed.
     pub name: Option<String>,
-    /// The NATs and firewalls, from the peer outwards.
+    /// The NATs and firewalls, from the peer outward.
     pub nat: Profile,
     /// The link between the peer and the NAT.
     pub link: LinkSettings,

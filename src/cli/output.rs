@@ -1,7 +1,7 @@
 //! Output of commands: human-readable text to stderr, results and JSON Lines to stdout.
 //!
 //! This is the one place where text from servers, peers and files is made safe for a terminal and for the log of a
-//! CI runner ([`printable()`]); colors are added afterwards. The log does the same in `cli::logging`, the live
+//! CI runner ([`printable()`]); colors are added afterward. The log does the same in `cli::logging`, the live
 //! line in `report::live`.
 //!
 //! A closed pipe (`orion-peer … | head -1`) is not an error: further output is dropped. Any other write error on

@@ -1,4 +1,4 @@
-//! Describes the network between a peer and the internet: NATs and firewalls by their behaviour (RFC 4787),
+//! Describes the network between a peer and the internet: NATs and firewalls by their behavior (RFC 4787),
 //! and the link. These are only types; [`crate::netsim`] and [`crate::netns`] implement them.
 //!
 //! - [`profile`]: a named stack of layers, such as `port+sym`
@@ -22,7 +22,7 @@ pub use theory::{Path, expected};
 /// Default lifetime of a mapping without traffic: the recommendation of RFC 4787 §4.3.
 pub const BINDING_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// The part of the remote endpoint on which a NAT's behaviour depends: its mapping (RFC 4787 §4.1), which
+/// The part of the remote endpoint on which a NAT's behavior depends: its mapping (RFC 4787 §4.1), which
 /// chooses the external port of a packet, or its filtering (§5), which decides what packets may enter.
 /// Ordered by strictness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,7 +36,7 @@ pub enum Behaviour {
 }
 
 impl Behaviour {
-    /// All behaviours, from the most permissive.
+    /// All behaviors, from the most permissive.
     pub const ALL: [Self; 3] =
         [Self::EndpointIndependent, Self::AddressDependent, Self::AddressAndPortDependent];
 
@@ -93,9 +93,9 @@ impl Ports {
 /// A NAT that translates addresses and ports (NAPT).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Nat {
-    /// Mapping behaviour, RFC 4787 §4.1.
+    /// Mapping behavior, RFC 4787 §4.1.
     pub mapping: Behaviour,
-    /// Filtering behaviour, RFC 4787 §5.
+    /// Filtering behavior, RFC 4787 §5.
     pub filtering: Behaviour,
     /// Port assignment, RFC 4787 §4.2.
     pub ports: Ports,

@@ -25,7 +25,7 @@ pub struct NamedNetwork {
     pub name: String,
     /// One-sentence description; empty for a bare profile.
     pub description: String,
-    /// Source of its behaviour; empty for a bare profile.
+    /// Source of its behavior; empty for a bare profile.
     pub source: String,
     /// NATs and firewalls.
     pub profile: Profile,
@@ -224,7 +224,8 @@ impl NetworkFile {
 
     /// Rejects keys that require a timeline.
     ///
-    /// # Errors The file has `ip` or `mtu`.
+    /// # Errors
+    /// The file has `ip` or `mtu`.
     pub fn plain(self) -> Result<Self, NetworkError> {
         match (self.ip, self.mtu) {
             (None, None) => Ok(self),

@@ -1,4 +1,4 @@
-//! NAT profiles. A profile is written as its layers from the peer outwards, separated by `+`, and each
+//! NAT profiles. A profile is written as its layers from the peer outward, separated by `+`, and each
 //! layer as a name and options separated by `:`:
 //!
 //! `port` · `port+sym` · `sym:ports=sequential` · `eim-adf:hairpin:timeout=30s`
@@ -33,7 +33,7 @@ const MAX_LAYERS: usize = 4;
 /// The layers between a peer and the internet. Without layers, the peer has a public address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Profile {
-    /// The layers, from the peer outwards.
+    /// The layers, from the peer outward.
     pub layers: Vec<Layer>,
 }
 
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn names_have_their_behaviours() {
+    fn names_have_their_behaviors() {
         use Behaviour::{
             AddressAndPortDependent as Apd, AddressDependent as Ad, EndpointIndependent as Ei,
         };

@@ -90,7 +90,7 @@ impl MappedAddress {
     }
 }
 
-/// One peer: its NAT behaviour and the addresses it has learned.
+/// One peer: its NAT behavior and the addresses it has learned.
 struct ModelPeer {
     host: Host,
     mapping: Option<Behaviour>,

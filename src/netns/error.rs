@@ -57,9 +57,9 @@ pub enum NetnsError {
     /// The program that emulates a link failed.
     #[error("link between `{inner}` and `{outer}`: cannot {operation}: {cause}")]
     Wire {
-        /// Interface towards the peer.
+        /// Interface toward the peer.
         inner: String,
-        /// Interface towards the internet.
+        /// Interface toward the internet.
         outer: String,
         /// Operation that failed.
         operation: &'static str,

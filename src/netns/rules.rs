@@ -1,7 +1,7 @@
 //! A layer of a profile as an nftables ruleset. Text only; nothing is executed here.
 //!
 //! The kernel's connection tracking is an address-and-port-dependent filter, and preserves the port of a
-//! socket towards every remote endpoint (RFC 4787 §4.1: endpoint-independent). For more permissive filters,
+//! socket toward every remote endpoint (RFC 4787 §4.1: endpoint-independent). For more permissive filters,
 //! outgoing packets are recorded: the map `back` contains the socket behind an external port, and the set
 //! `sent` the remote endpoints to which it has sent. Incoming packets that match are translated in
 //! `prerouting`.
@@ -52,8 +52,8 @@ impl Rules {
     }
 }
 
-/// The rules of a machine that implements one layer: `wan` is its interface towards the internet, with the
-/// address `external`; those towards the peers are `lan0`, `lan1`, ….
+/// The rules of a machine that implements one layer: `wan` is its interface toward the internet, with the
+/// address `external`; those toward the peers are `lan0`, `lan1`, ….
 ///
 /// # Errors
 /// Netfilter cannot implement the layer.

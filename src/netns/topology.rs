@@ -6,7 +6,7 @@
 //!                        servers .10 and .11
 //! ```
 //!
-//! The layers of peer A are a1, a2, … from the peer outwards. LANs are 192.168.1.0/24 (A) and
+//! The layers of peer A are a1, a2, … from the peer outward. LANs are 192.168.1.0/24 (A) and
 //! 192.168.2.0/24 (B), networks between NATs are in 100.64.0.0/10 (RFC 6598), and networks behind a
 //! firewall without translation have public addresses of 198.51.100.0/24 (A) and 192.0.2.0/24 (B) (RFC
 //! 5737).

@@ -14,9 +14,9 @@ use crate::nat::LinkSettings;
 /// A link to run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WireConfig {
-    /// Interface towards the peer.
+    /// Interface toward the peer.
     pub inner: String,
-    /// Interface towards the internet.
+    /// Interface toward the internet.
     pub outer: String,
     /// Its properties, per direction.
     pub link: LinkSettings,
@@ -311,7 +311,7 @@ mod linux {
         }
     }
 
-    /// Whether it is IPv4, or IPv6 other than neighbour and router discovery (RFC 4861).
+    /// Whether it is IPv4, or IPv6 other than neighbor and router discovery (RFC 4861).
     fn is_ip(frame: &[u8]) -> bool {
         let Some(packet) = frame.get(VNET_HEADER + ETHERNET_HEADER..) else { return false };
         let ether_type = &frame[VNET_HEADER + 12..VNET_HEADER + 14];

@@ -26,7 +26,7 @@ pub enum Routed {
     },
 }
 
-/// Several layers, from the peer outwards.
+/// Several layers, from the peer outward.
 #[derive(Debug)]
 pub struct Stack {
     layers: Vec<Translator>,

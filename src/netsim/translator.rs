@@ -3,7 +3,7 @@
 //!
 //! | requirement | implementation |
 //! |---|---|
-//! | REQ-1 mapping, REQ-8 filtering | any of the three behaviours, independently |
+//! | REQ-1 mapping, REQ-8 filtering | any of the three behaviors, independently |
 //! | REQ-2 address pooling | one external address, so it is paired |
 //! | REQ-3 port assignment | no two mappings share a port |
 //! | REQ-4 port parity | not preserved: RFC 7857 advises against it |

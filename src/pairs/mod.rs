@@ -259,7 +259,7 @@ pub trait PairStore: Send + Sync {
 
     /// Adds a pair unless the same one already exists and is active; true when it was added.
     ///
-    /// Inserts first and looks up afterwards, so that a concurrent insert is not missed. A read-only role
+    /// Inserts first and looks up afterward, so that a concurrent insert is not missed. A read-only role
     /// finds an existing pair, too.
     async fn ensure(&self, pair: &Pair) -> Result<bool, StoreError> {
         let inserted = self.insert(pair).await;

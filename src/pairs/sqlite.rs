@@ -63,7 +63,7 @@ impl SqlitePairs {
             cause: error.to_string(),
         };
         // All connections with this URL share one database, which lives as long as any of them. The
-        // pool may lose its own: a request that is cancelled during a query closes it.
+        // pool may lose its own: a request that is canceled during a query closes it.
         let options: SqliteConnectOptions = "sqlite::memory:".parse().map_err(open)?;
         let keeper = options.connect().await.map_err(open)?;
         let store = Self::connect(options, 1, "in memory").await?;
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_cancelled_query_loses_no_pair_in_memory() {
+    async fn a_canceled_query_loses_no_pair_in_memory() {
         let store = SqlitePairs::in_memory().await.unwrap();
         store.add(&demo()).await.unwrap();
         for steps in 0..200 {

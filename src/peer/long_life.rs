@@ -457,7 +457,7 @@ impl Call {
         assert_eq!(self.incoming.held(), 0);
         assert!(self.flights.len() < 100 && self.waiting.is_empty());
         let rate = self.pacing.rate().get();
-        assert!(rate > 1_000_000, "{rate} bits a second at {:?}", self.now);
+        assert!(rate > 1_000_000, "{rate} bits per second at {:?}", self.now);
     }
 
     /// A random disturbance between two bursts.

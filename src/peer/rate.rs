@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-/// Rate for an unknown path, bits a second: fast enough for a keyframe of 100 KB in 80 ms, slow enough for the
+/// Rate for an unknown path, bits per second: fast enough for a keyframe of 100 KB in 80 ms, slow enough for the
 /// buffers on most paths.
 pub const INITIAL_RATE: u64 = 10_000_000;
 
@@ -14,19 +14,19 @@ pub const INITIAL_RATE: u64 = 10_000_000;
 pub struct SendRate(Arc<AtomicU64>);
 
 impl SendRate {
-    /// A rate in bits a second.
+    /// A rate in bits per second.
     #[must_use]
     pub fn new(bits_per_second: u64) -> Self {
         Self(Arc::new(AtomicU64::new(bits_per_second)))
     }
 
-    /// Bits a second on the wire.
+    /// Bits per second on the wire.
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Sets the rate, bits a second.
+    /// Sets the rate, bits per second.
     pub fn set(&self, bits_per_second: u64) {
         self.0.store(bits_per_second, Ordering::Relaxed);
     }

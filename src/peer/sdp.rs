@@ -239,7 +239,7 @@ mod tests {
     const REST: &str = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n\
         m=video 9 UDP/TLS/RTP/SAVPF 102\r\na=mid:0\r\na=rtpmap:102 H264/90000\r\n";
 
-    /// The candidates that the callback sees, and the number that the crate finds afterwards.
+    /// The candidates that the callback sees, and the number that the crate finds afterward.
     fn candidates(sdp: &str) -> (Vec<String>, usize) {
         let mut seen = Vec::new();
         let rewritten = rewrite(sdp, |value| {

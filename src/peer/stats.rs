@@ -116,7 +116,7 @@ impl Snapshot {
         self.report.insert("orion-liveness".into(), liveness);
     }
 
-    /// Sets the measured capacity of the selected pair's path, bits a second.
+    /// Sets the measured capacity of the selected pair's path, bits per second.
     pub(super) fn set_outgoing_bitrate(&mut self, bits_per_second: u64) {
         let pair = selected_id(&self.report).and_then(|id| self.report.get_mut(&id));
         if let Some(pair) = pair {

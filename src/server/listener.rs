@@ -14,7 +14,7 @@ pub struct ListenerConfig {
     pub tls_within: Duration,
     /// Timeout of a request's body, after its header.
     pub body_within: Duration,
-    /// Lifetime of a connection, for all of its requests: afterwards it is shut down gracefully and soon
+    /// Lifetime of a connection, for all of its requests: afterward it is shut down gracefully and soon
     /// closed, even if the client does not read its responses. WebSockets are not affected.
     pub connection_within: Duration,
     /// Maximum size of a request's body, bytes.

@@ -1,4 +1,4 @@
-//! Discovers the behaviour of the NAT in front of this machine (RFC 4787) with the help of STUN servers
+//! Discovers the behavior of the NAT in front of this machine (RFC 4787) with the help of STUN servers
 //! (RFC 5780): mapping (§4.3), filtering (§4.4), hairpinning (§4.5), and port allocation.
 //!
 //! [`Discovery`] has neither sockets nor a clock: datagrams and times are passed in, and it returns the

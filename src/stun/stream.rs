@@ -49,7 +49,8 @@ enum Inner {
 /// Connects to a server, with TLS if `tls` is given; `host` is the name for which its certificate
 /// must be valid. `bind` is the local address to connect from, if this machine has it.
 ///
-/// # Errors [`DialError`], at the latest after [`DIAL_WITHIN`].
+/// # Errors
+/// [`DialError`], at the latest after [`DIAL_WITHIN`].
 pub async fn dial(
     address: SocketAddr,
     host: &str,
@@ -104,7 +105,8 @@ impl From<TlsStream<TcpStream>> for Stream {
 impl Stream {
     /// The local address.
     ///
-    /// # Errors The error of the socket.
+    /// # Errors
+    /// The error of the socket.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         match &self.0 {
             Inner::Tcp(stream) => stream.local_addr(),
@@ -172,7 +174,8 @@ impl FrameReader {
     /// The next STUN message or `ChannelData`, without its padding; `None` if the peer closed the
     /// connection between two messages. Dropping the future loses no data.
     ///
-    /// # Errors The connection failed, ended within a message, or carries something else.
+    /// # Errors
+    /// The connection failed, ended within a message, or carries something else.
     pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
         loop {
             if let Some((length, padding)) = frame(&self.buffer)? {
@@ -254,7 +257,8 @@ impl From<NotAFrame> for io::Error {
 /// Lengths of the message at the start of a stream and of its padding (RFC 8656 §12.5); `None` if
 /// more bytes are needed.
 ///
-/// # Errors [`NotAFrame`], as soon as it is certain.
+/// # Errors
+/// [`NotAFrame`], as soon as it is certain.
 pub fn frame(stream: &[u8]) -> Result<Option<(usize, usize)>, NotAFrame> {
     let &[first, _, l0, l1, ..] = stream else { return Ok(None) };
     let length = usize::from(u16::from_be_bytes([l0, l1]));

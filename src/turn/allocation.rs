@@ -178,7 +178,7 @@ impl<R> Allocation<R> {
     }
 }
 
-/// Bandwidth towards peers and towards the client; unlimited without buckets.
+/// Bandwidth toward peers and toward the client; unlimited without buckets.
 #[derive(Debug, Default)]
 pub(super) struct Bandwidth(Option<[Bucket; 2]>);
 

@@ -1,4 +1,4 @@
-//! NAT behaviour discovery, server side (RFC 5780 §6): with an alternate address the server has four UDP
+//! NAT behavior discovery, server side (RFC 5780 §6): with an alternate address the server has four UDP
 //! sockets, two addresses with two ports each, and responds from the one that is requested.
 
 use std::{io, net::SocketAddr, sync::Arc};

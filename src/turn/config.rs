@@ -18,7 +18,7 @@ pub struct TurnConfig {
     pub udp: Option<SocketAddr>,
     /// TCP address to listen on; port 0 uses the port of `udp`.
     pub tcp: Option<SocketAddr>,
-    /// Alternate UDP address and port, with which clients can discover the behaviour of their NAT (RFC
+    /// Alternate UDP address and port, with which clients can discover the behavior of their NAT (RFC
     /// 5780). Port 0 picks a free one.
     pub alternate: Option<SocketAddr>,
     /// TLS over TCP listener.

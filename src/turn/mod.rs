@@ -8,7 +8,7 @@
 //! - `credentials`, `rest`: the users that may allocate · `filter`: the peers that may be relayed to
 //! - `allocation`, `tuple`, `revoked`, `protocol` with `protocol::{authenticate, requests, relaying}`: the
 //!   protocol without sockets; the time is passed in
-//! - `behaviour`: the alternate address, for NAT behaviour discovery (RFC 5780)
+//! - `behaviour`: the alternate address, for NAT behavior discovery (RFC 5780)
 //! - `server`, `server::tcp`: the sockets · `stats`: counters for `/metrics`
 //!
 //! Not implemented: DTLS, relaying TCP (RFC 6062), port reservation and DONT-FRAGMENT (both are rejected

@@ -136,7 +136,7 @@ pub enum DropReason {
     Bandwidth,
     /// The packet exceeds the total bandwidth of the server.
     TotalBandwidth,
-    /// The client, or the network towards it, is too slow.
+    /// The client, or the network toward it, is too slow.
     SlowClient,
     /// The operating system could not send the packet to the peer.
     NotSent,

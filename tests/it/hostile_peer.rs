@@ -1,5 +1,5 @@
 //! Hostile or malformed descriptions and candidates, through real signaling: a peer rejects them with an error, or
-//! limits their cost, and connects to a well-behaved peer afterwards.
+//! limits their cost, and connects to a well-behaved peer afterward.
 
 use std::{fmt::Write as _, sync::Arc, time::SystemTime};
 

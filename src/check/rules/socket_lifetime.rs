@@ -67,7 +67,7 @@ pub const RULES: &[Rule] = &[
         "close.1012-restart",
         [
             "A server that restarts announces this with a close code and accepts the devices again \
-             afterwards.",
+             afterward.",
             "close code 1012 for both, then HTTP 101",
             "close sockets with 1012 on SIGTERM, before the process exits",
         ],

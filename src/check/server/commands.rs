@@ -41,7 +41,7 @@ impl ServerUnderTest {
         let mut revoked = self.revoked.lock().await;
         if !*revoked {
             // These tokens, from before the revocation, must not be accepted
-            // afterwards.
+            // afterward.
             self.forget_tokens().await;
             for party in [Party::Phone, Party::Mac] {
                 self.token(party).await?;

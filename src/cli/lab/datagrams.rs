@@ -11,7 +11,7 @@ use crate::{
 /// Arguments of `lab inject`.
 #[derive(Debug, clap::Args)]
 pub struct InjectArgs {
-    /// Interface towards the peer
+    /// Interface toward the peer
     interface: String,
     /// MAC address of the peer on that interface
     mac: String,
@@ -20,7 +20,7 @@ pub struct InjectArgs {
 /// Arguments of `lab capture`.
 #[derive(Debug, clap::Args)]
 pub struct CaptureArgs {
-    /// Interface towards the peer
+    /// Interface toward the peer
     interface: String,
 }
 

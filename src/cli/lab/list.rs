@@ -16,7 +16,7 @@ pub struct ListArgs {}
 const GRAMMAR: &str = "\
 Any mapping and filtering of RFC 4787: eim-eif to apdm-apdf (ei, ad, apd: endpoint-independent, \
 address-dependent, address-and-port-dependent). Options after a colon: hairpin, \
-ports=preserving|random|sequential, timeout=30s. Layers, joined by a plus from the peer outwards: port+sym \
+ports=preserving|random|sequential, timeout=30s. Layers, joined by a plus from the peer outward: port+sym \
 is a home router behind a carrier-grade NAT.";
 
 /// Prints the profiles and networks.

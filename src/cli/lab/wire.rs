@@ -12,9 +12,9 @@ use crate::{
 /// Arguments of `lab wire`.
 #[derive(Debug, clap::Args)]
 pub struct WireArgs {
-    /// Interface towards the peer
+    /// Interface toward the peer
     inner: String,
-    /// Interface towards the internet
+    /// Interface toward the internet
     outer: String,
     /// Random seed for packet loss
     seed: u64,

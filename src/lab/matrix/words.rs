@@ -124,7 +124,7 @@ pub fn describe(network: &NamedNetwork) -> String {
     text
 }
 
-/// Describes a profile in the terms of RFC 4787, from the peer outwards.
+/// Describes a profile in the terms of RFC 4787, from the peer outward.
 #[must_use]
 pub fn behaviour(profile: &Profile) -> String {
     let layers: Vec<String> = profile.layers.iter().map(layer).collect();

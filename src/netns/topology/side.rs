@@ -26,7 +26,7 @@ pub struct Attachment {
     pub(super) gateway6: Ipv6Addr,
     /// Letter of the machines between it and the internet: a1, a2, …
     pub letter: char,
-    /// The machine next to the peer, and that machine's interface towards it.
+    /// The machine next to the peer, and that machine's interface toward it.
     pub next: (String, String),
 }
 
@@ -83,7 +83,7 @@ impl Segment {
     }
 
     /// `side` 0 is A, 1 is B, others are networks they can move to; `depth` counts layers from the peer
-    /// outwards.
+    /// outward.
     pub(super) fn new(public: bool, side: u8, depth: u8) -> Self {
         match (public, side) {
             (true, 0) => Self { base: Ipv4Addr::new(198, 51, 100, depth * 16), prefix: 28 },

@@ -51,7 +51,7 @@ impl PortSpace for Space {
 
 /// REQ-1 and the definitions of §4.1.
 #[test]
-fn req_1_mapping_follows_its_behaviour() {
+fn req_1_mapping_follows_its_behavior() {
     for (mapping, filtering) in all() {
         let mut nat = nat(Nat::new(mapping, filtering));
         let mut seen = |to: &str| nat.outbound(START, host(), socket(to), &mut EveryPort).unwrap();
@@ -88,7 +88,7 @@ fn req_3_a_port_is_preserved_unless_it_is_taken() {
     let to = socket(REMOTES[0]);
     let first = preserving.outbound(START, host(), to, &mut space).unwrap();
     assert_eq!(first.port(), host().port());
-    // The neighbour has the same internal port and gets another external one: no overloading.
+    // The neighbor has the same internal port and gets another external one: no overloading.
     let second = preserving.outbound(START, neighbour(), to, &mut space).unwrap();
     assert_ne!(second, first);
     assert_eq!(preserving.inbound(START, first, to), Ok(host()));
@@ -189,7 +189,7 @@ fn req_5_a_permission_expires_independently_of_the_mapping() {
 }
 
 #[test]
-fn req_8_filtering_follows_its_behaviour() {
+fn req_8_filtering_follows_its_behavior() {
     for (mapping, filtering) in all() {
         let mut nat = nat(Nat::new(mapping, filtering));
         let to = socket(REMOTES[0]);

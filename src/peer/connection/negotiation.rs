@@ -81,7 +81,8 @@ impl Peer {
 
     /// Accepts an offer and returns the answer.
     ///
-    /// # Errors [`PeerError::NoH264`] if the offer has no H.264 video, [`PeerError::NotTaken`] if its video cannot
+    /// # Errors
+    /// [`PeerError::NoH264`] if the offer has no H.264 video, [`PeerError::NotTaken`] if its video cannot
     /// be accepted, [`PeerError::Crate`] if it cannot be read.
     pub async fn accept_offer(&self, offer: String) -> Result<String, PeerError> {
         self.unless_stopped(self.answer_to(offer)).await

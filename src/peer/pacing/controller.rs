@@ -23,11 +23,11 @@ use super::{
 };
 use crate::{peer::rate::INITIAL_RATE, units::RateSetting};
 
-/// The maximum rate, bits a second: a timer that is 2 ms late then releases 20 packets, which fit into the 64 KB
+/// The maximum rate, bits per second: a timer that is 2 ms late then releases 20 packets, which fit into the 64 KB
 /// buffers of browsers' and relays' sockets.
 pub const MAX_RATE: u64 = 100_000_000;
 
-/// The minimum rate, bits a second.
+/// The minimum rate, bits per second.
 pub const MIN_RATE: u64 = 100_000;
 
 /// The maximum rate that a few back-to-back packets can show: on a radio link they may share one transmission.
@@ -220,7 +220,7 @@ impl Controller {
         }
     }
 
-    /// The rate of traffic other than access units, bits a second.
+    /// The rate of traffic other than access units, bits per second.
     #[must_use]
     pub fn rate(&self) -> u64 {
         match self.pace {
@@ -230,7 +230,7 @@ impl Controller {
         }
     }
 
-    /// The measured capacity of the path, bits a second; none if nothing has been measured.
+    /// The measured capacity of the path, bits per second; none if nothing has been measured.
     #[must_use]
     pub fn estimate(&self) -> Option<u64> {
         (self.path != PathEstimate::Unknown).then_some((self.rate / SHARE) as u64)

@@ -35,7 +35,7 @@ pub fn base(samples: &[Sample]) -> Option<f64> {
 pub struct Queueing {
     /// Minimum time that one of the last packets spent in queues, seconds.
     pub queue: f64,
-    /// Arrival rate since the queue began to grow, bits a second; if `queue` is clearly above zero, this is
+    /// Arrival rate since the queue began to grow, bits per second; if `queue` is clearly above zero, this is
     /// the capacity of the path.
     pub rate: f64,
     /// Packets arrive much faster than they were sent: a stalled receiver or link has resumed.
@@ -71,14 +71,14 @@ fn lowest(samples: &[Sample], of: impl Fn(&Sample) -> f64) -> Option<(usize, f64
     samples.iter().map(of).enumerate().min_by(|a, b| a.1.total_cmp(&b.1))
 }
 
-/// Arrival rate of the packets after the first, bits a second.
+/// Arrival rate of the packets after the first, bits per second.
 #[must_use]
 pub fn arrival_rate(samples: &[Sample]) -> Option<f64> {
     let (first, rest) = samples.split_first()?;
     Some(rate(rest, rest.last()?.arrived - first.arrived))
 }
 
-/// Send rate of the packets after the first, bits a second.
+/// Send rate of the packets after the first, bits per second.
 #[must_use]
 pub fn send_rate(samples: &[Sample]) -> Option<f64> {
     let (first, rest) = samples.split_first()?;
@@ -91,7 +91,7 @@ const STALL_RATIO: f64 = 4.0;
 /// Arrivals are reported in steps of a quarter of a millisecond: no rate can be computed for less.
 const RESOLUTION: f64 = 250e-6;
 
-/// The rate of these packets if they took `span` seconds to arrive, bits a second.
+/// The rate of these packets if they took `span` seconds to arrive, bits per second.
 #[must_use]
 pub fn rate(samples: &[Sample], span: f64) -> f64 {
     let bytes: f64 = samples.iter().map(|sample| sample.bytes).sum();
@@ -99,7 +99,7 @@ pub fn rate(samples: &[Sample], span: f64) -> f64 {
 }
 
 /// For packets sent in one burst of which one half took much longer than the other, because a receiver
-/// stalled: the rate of the other half, bits a second. A slow path is slow for both halves.
+/// stalled: the rate of the other half, bits per second. A slow path is slow for both halves.
 #[must_use]
 pub fn between_stalls(samples: &[Sample]) -> Option<f64> {
     let middle = samples.get(samples.len() / 2)?;

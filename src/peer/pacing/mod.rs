@@ -87,7 +87,7 @@ impl Pacing {
         &self.rate
     }
 
-    /// The measured capacity of the path, bits a second; none if nothing has been measured.
+    /// The measured capacity of the path, bits per second; none if nothing has been measured.
     pub(super) fn estimate(&self) -> Option<u64> {
         self.lock().estimate()
     }
@@ -146,7 +146,10 @@ impl Pacing {
         let mut controller = self.lock();
         if change(&mut controller) {
             self.rate.set(controller.rate());
-            tracing::debug!(capacity = controller.estimate(), "pacing: capacity in bits a second");
+            tracing::debug!(
+                capacity = controller.estimate(),
+                "pacing: capacity in bits per second"
+            );
             self.changed.notify_one();
         }
     }

@@ -34,7 +34,7 @@ impl Pacer {
         self.next = at;
     }
 
-    /// Lets a packet of this many bytes leave at this many bits a second, or returns when to ask again.
+    /// Lets a packet of this many bytes leave at this many bits per second, or returns when to ask again.
     pub fn poll(&mut self, now: Instant, bytes: usize, rate: f64) -> Option<Instant> {
         if self.next > now {
             return Some(self.next);
@@ -45,7 +45,7 @@ impl Pacer {
     }
 }
 
-/// Duration of a packet of this many bytes at this many bits a second.
+/// Duration of a packet of this many bytes at this many bits per second.
 #[must_use]
 pub fn time(bytes: f64, rate: f64) -> Duration {
     Duration::from_secs_f64(bytes * 8.0 / rate.max(1.0))

@@ -35,7 +35,8 @@ impl Shape {
     /// `rtc` 0.21.1 always writes the `a=setup` it is configured with (`peer_connection/mod.rs:984`), although it
     /// takes the other role if the offer states one (`transport/dtls/mod.rs:160`).
     ///
-    /// # Errors The crate's error message if it cannot read its own answer.
+    /// # Errors
+    /// The crate's error message if it cannot read its own answer.
     pub(in crate::peer) fn finish(
         &self,
         answer: &str,

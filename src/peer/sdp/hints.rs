@@ -94,7 +94,7 @@ pub struct PhonePath(Arc<AtomicU64>);
 const MIN_PACKETS: u32 = 60;
 
 impl PhonePath {
-    /// Bits a second on the wire; none if nothing has been measured yet.
+    /// Bits per second on the wire; none if nothing has been measured yet.
     #[must_use]
     pub fn rate(&self) -> Option<u64> {
         Some(self.0.load(Ordering::Relaxed)).filter(|rate| *rate > 0)

@@ -67,7 +67,8 @@ pub(super) struct TransportAttributes {
 impl TransportAttributes {
     /// Reads the transport of the used lines. `group` is their BUNDLE group.
     ///
-    /// # Errors [`SdpError::NotBundled`] if there are several transports, [`SdpError::Fingerprint`] if no
+    /// # Errors
+    /// [`SdpError::NotBundled`] if there are several transports, [`SdpError::Fingerprint`] if no
     /// fingerprint can be verified.
     pub(super) fn of(
         description: &SessionDescription,

@@ -236,7 +236,7 @@ impl Client {
     }
 }
 
-/// Payload bits a second of the arrivals in the second half of the time.
+/// Payload bits per second of the arrivals in the second half of the time.
 fn rate_of_second_half(arrivals: &[Duration]) -> f64 {
     let Some(last) = arrivals.last() else { return 0.0 };
     let half = *last / 2;
@@ -275,7 +275,7 @@ mod tests {
         assert!((burst.loss() - 0.25).abs() < 1e-9);
     }
 
-    /// Simulates a path with a queue that carries `rate` packets a second and returns them after `delay`.
+    /// Simulates a path with a queue that carries `rate` packets per second and returns them after `delay`.
     fn through_a_path(rate: f64, queue: usize, delay: Duration) -> (Window, f64) {
         let mut window = Window::new();
         let mut arrivals: Vec<Duration> = Vec::new();

@@ -20,7 +20,7 @@ const QUEUE: usize = 256;
 /// Maximum size of a relevant datagram, bytes.
 const MAX_DATAGRAM: usize = 2048;
 
-/// Discovers the behaviour of the NAT between `local`, an address of this machine, and these servers.
+/// Discovers the behavior of the NAT between `local`, an address of this machine, and these servers.
 /// Anything not known after `within` remains unknown.
 ///
 /// # Errors

@@ -26,9 +26,9 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 /// The purpose of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// Shows the mapping towards a configured server.
+    /// Shows the mapping toward a configured server.
     Mapping,
-    /// Shows the mapping towards the other address of a server.
+    /// Shows the mapping toward the other address of a server.
     MappingOther,
     /// Opens the socket of the filtering test.
     FilteringFirst,

@@ -1,15 +1,15 @@
-//! Derives the behaviour of a NAT, in the terms of RFC 4787, from the observations.
+//! Derives the behavior of a NAT, in the terms of RFC 4787, from the observations.
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
 use crate::nat::{Behaviour, Ports};
 
-/// The range in which a behaviour is known to lie. How narrow it is depends on the available servers.
+/// The range in which a behavior is known to lie. How narrow it is depends on the available servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Bounds {
-    /// The behaviour is at least as strict as this.
+    /// The behavior is at least as strict as this.
     pub at_least: Behaviour,
-    /// The behaviour is at most as strict as this.
+    /// The behavior is at most as strict as this.
     pub at_most: Behaviour,
 }
 
@@ -20,13 +20,13 @@ impl Bounds {
         at_most: Behaviour::AddressAndPortDependent,
     };
 
-    /// The range that contains only this behaviour.
+    /// The range that contains only this behavior.
     #[must_use]
     pub fn exactly(behaviour: Behaviour) -> Self {
         Self { at_least: behaviour, at_most: behaviour }
     }
 
-    /// The behaviour, if it is known exactly.
+    /// The behavior, if it is known exactly.
     #[must_use]
     pub fn exact(self) -> Option<Behaviour> {
         (self.at_least == self.at_most).then_some(self.at_least)
@@ -90,7 +90,7 @@ pub struct FilteringTest {
 }
 
 impl FilteringTest {
-    /// The filtering behaviour, as far as the test shows it.
+    /// The filtering behavior, as far as the test shows it.
     #[must_use]
     pub fn bounds(&self) -> Bounds {
         use Behaviour::{AddressAndPortDependent, AddressDependent, EndpointIndependent};
@@ -128,11 +128,11 @@ pub struct Findings {
     pub silent: Vec<SocketAddr>,
     /// Whether a NAT translates addresses; `None` if no server answered.
     pub translated: Option<bool>,
-    /// The mapping behaviour (RFC 4787 §4.1); unknown without a NAT.
+    /// The mapping behavior (RFC 4787 §4.1); unknown without a NAT.
     pub mapping: Bounds,
     /// The observations of the filtering test.
     pub filtering_test: FilteringTest,
-    /// The filtering behaviour (RFC 4787 §5) of the NAT or, without one, of a firewall.
+    /// The filtering behavior (RFC 4787 §5) of the NAT or, without one, of a firewall.
     pub filtering: Bounds,
     /// Whether the NAT supports hairpinning (RFC 4787 §6); `None` without a NAT or if unknown.
     pub hairpinning: Option<bool>,
@@ -178,7 +178,7 @@ impl Findings {
     }
 }
 
-/// The mapping behaviour, from the external addresses of one socket as seen by several servers (RFC
+/// The mapping behavior, from the external addresses of one socket as seen by several servers (RFC
 /// 5780 §4.3). Servers with different addresses distinguish endpoint-independent mapping from the
 /// rest; servers that differ only in their port distinguish address-dependent from
 /// address-and-port-dependent mapping.

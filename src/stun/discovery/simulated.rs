@@ -208,7 +208,7 @@ impl Network {
         }
     }
 
-    /// The server behaviour of RFC 5780 §6; every other address is a server without RFC 5780.
+    /// The server behavior of RFC 5780 §6; every other address is a server without RFC 5780.
     fn serve(&mut self, client: SocketAddr, to: SocketAddr, datagram: &[u8]) {
         let Some(request) = Message::parse(datagram) else { return };
         let (primary, other): (SocketAddr, SocketAddr) =

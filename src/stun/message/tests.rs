@@ -102,7 +102,7 @@ fn written_messages_can_be_read() {
 }
 
 #[test]
-fn attributes_of_behaviour_discovery_can_be_read() {
+fn attributes_of_behavior_discovery_can_be_read() {
     for address in ["192.0.2.7:4000", "[2001:db8::1]:4001"] {
         let address = address.parse().unwrap();
         let change = ChangeRequest { ip: true, port: false };

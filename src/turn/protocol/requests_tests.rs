@@ -529,7 +529,7 @@ proptest::proptest! {
 }
 
 #[test]
-fn without_an_alternate_address_behaviour_discovery_is_rejected() {
+fn without_an_alternate_address_behavior_discovery_is_rejected() {
     let asking =
         |kind| Builder::new(Class::Request, method::BINDING, [8; 12]).attribute(kind, &[0; 4]);
     for kind in [attr::CHANGE_REQUEST, attr::RESPONSE_PORT] {
