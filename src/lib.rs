@@ -11,7 +11,7 @@
 //! |---|---|
 //! | 0, vocabulary | [`types`] · [`text`] printable text, rough durations · [`units`] human-readable quantities · [`stats`] histograms, intervals, differences, bottlenecks · [`page`] the page served to browsers · [`guide`] the handbook · `lock` |
 //! | 1, independent | [`proto`] all wire messages · [`metering`] concurrency and rate limits · [`media`] source, frame, encoder, access unit, decoder, sink · [`http`] bounded HTTP connections · [`tls`] trusted certificates · [`nat`] NAT profiles and links |
-//! | 2 | [`stun`] STUN and TURN over UDP, TCP and TLS, NAT behaviour · [`auth`] tokens and TURN credentials · [`pairs`] the `device_pairs` store · [`netsim`] NATs and links simulated in-process |
+//! | 2 | [`stun`] STUN and TURN over UDP, TCP and TLS, NAT behavior · [`auth`] tokens and TURN credentials · [`pairs`] the `device_pairs` store · [`netsim`] NATs and links simulated in-process |
 //! | 3 | [`peer`] the WebRTC peer · [`netns`] kernel NATs and links in network namespaces |
 //! | 4 | [`signaling`] client, room, relay · [`turn`] embedded STUN and TURN |
 //! | 5 | [`session`] a call: signaling client plus peer · [`server`] everything `serve` runs |
