@@ -218,7 +218,7 @@ async fn every_metric_is_listed_as_a_server_shows_it() {
     }
 }
 
-/// One row a metric: name, type, labels with their values, HELP.
+/// One row per metric: name, type, labels with their values, HELP.
 fn metrics_table(exposition: &str) -> String {
     let mut table = "\n| name | type | labels | meaning |\n|---|---|---|---|\n".to_owned();
     let lines: Vec<&str> = exposition.lines().collect();
