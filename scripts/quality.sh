@@ -35,7 +35,7 @@ fetch() {
     chmod 755 "$work"
     for package in "${packages[@]}"; do
         (cd "$work" && apt-get download -q "$package" >&2) ||
-            fail "cannot download the photos of $package: run apt-get update, or give a directory"
+            fail "cannot download the photos of $package: run apt-get update, or specify a directory"
     done
     for package in "$work"/*.deb; do
         dpkg -x "$package" "$work/files"

@@ -74,7 +74,7 @@ pub fn read(origins: &[KeyOrigin]) -> Result<SigningKeys, KeySourceError> {
             KeyOrigin::Text(secret) => keys.push(Key::from_secret_or_pem(secret)?),
             KeyOrigin::Path { kid, path } if path.is_dir() => {
                 if kid.is_some() {
-                    let reason = "is a directory, which cannot have an id: give its files instead";
+                    let reason = "is a directory, which cannot have an id: list its files instead";
                     return Err(KeySourceError::Directory { path: path.clone(), reason });
                 }
                 for file in files(path)? {

@@ -86,7 +86,7 @@ impl TwilioError {
     #[must_use]
     pub fn remedy(&self) -> &'static str {
         match self {
-            Self::Account(_) => "give --twilio-account AC…, as shown in the Twilio console",
+            Self::Account(_) => "set --twilio-account AC…, as shown in the Twilio console",
             Self::Url(_) => "omit --twilio-url, or write https://HOST",
             Self::Refused { .. } => {
                 "check --twilio-account, --twilio-key and --twilio-secret; without a key, the secret \

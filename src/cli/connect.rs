@@ -302,7 +302,7 @@ impl ConnectArgs {
             && !self.ice_server.iter().any(turn)
         {
             return Err(Failure::usage(
-                "--ice-policy relay requires a TURN server, but --ice-server gives only STUN servers",
+                "--ice-policy relay requires a TURN server, but --ice-server specifies only STUN servers",
                 "add --ice-server turn:HOST with --turn-secret",
             ));
         }

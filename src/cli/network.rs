@@ -376,7 +376,7 @@ pub fn show_traffic(reporter: &mut SessionReporter, gateway: Option<&Gateway>) {
     if dropped(&stats.up) + dropped(&stats.down) > 0 {
         let describe = |traffic: &Traffic| {
             let Traffic { passed, lost, overflowed, .. } = traffic;
-            format!("{passed} passed, {lost} lost, {overflowed} dropped at a full queue")
+            format!("{passed} passed, {lost} lost, {overflowed} dropped by a full queue")
         };
         let (up, down) = (describe(&stats.up), describe(&stats.down));
         reporter.line(&format!("simulated link: sent packets: {up}; received packets: {down}"));

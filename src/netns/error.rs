@@ -101,7 +101,7 @@ impl NetnsError {
             Self::Unsupported(_) => {
                 "use the simulated lab (without --kernel), which supports every NAT".to_owned()
             }
-            Self::TwoProfiles { .. } => "give one profile for both".to_owned(),
+            Self::TwoProfiles { .. } => "use one profile for both".to_owned(),
             Self::TooManyNetworks => "use fewer networks".to_owned(),
             Self::Build { step, .. } => {
                 format!("check that this kernel supports {}{simulated}", needs(step))

@@ -74,10 +74,10 @@ impl RestPairs {
     pub fn new(url: &Url, key: &str) -> Result<Self, StoreError> {
         let open = |cause: &str| StoreError::Open { subject: redacted(url), cause: cause.into() };
         if key.is_empty() {
-            return Err(open("the service key is missing: give it with --db-key @FILE"));
+            return Err(open("the service key is missing: pass it with --db-key @FILE"));
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(open("a key in the URL is not accepted: give it with --db-key @FILE"));
+            return Err(open("a key in the URL is not accepted: pass it with --db-key @FILE"));
         }
         let secret = |text: String| {
             let mut value = HeaderValue::from_str(&text)
@@ -301,7 +301,7 @@ impl PairStore for RestPairs {
         let changed: Vec<IdJson> = answer(operation, request).await?;
         // Row-level security hides rows from a writer without an error.
         if changed.is_empty() && self.active_pair(id).await?.is_some() {
-            let cause = "the key may read this pair, but not modify it: give the service key";
+            let cause = "the key may read this pair, but not modify it: use the service key";
             return Err(StoreError::query(operation, cause));
         }
         Ok(!changed.is_empty())

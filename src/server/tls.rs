@@ -78,10 +78,10 @@ impl TlsError {
         match self {
             Self::Read { .. } => "check the path and its permissions",
             Self::Certificate { .. } => {
-                "give a PEM file with the server's certificate, followed by the intermediate certificates"
+                "use a PEM file with the server's certificate, followed by the intermediate certificates"
             }
             Self::Key { .. } => {
-                "give the PEM file of the certificate's own key (PKCS#8, SEC1 or PKCS#1), without a \
+                "use the PEM file of the certificate's own key (PKCS#8, SEC1 or PKCS#1), without a \
                 passphrase: remove it with `openssl pkey -in KEY -out PLAIN.pem`"
             }
             Self::SelfSigned { .. } => "listen on an address of this machine",

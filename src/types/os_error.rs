@@ -18,7 +18,7 @@ pub fn out_of_files(error: &io::Error) -> bool {
 }
 
 /// The remedy for an address that cannot be bound; `another` is the instruction for choosing another one:
-/// "give another address with --listen".
+/// "use another address with --listen".
 #[must_use]
 pub fn listen_remedy(error: &io::Error, another: &str) -> String {
     match error.kind() {
@@ -53,7 +53,7 @@ mod tests {
             (Errno::NFILE, "ulimit -n"),
         ] {
             let error = io::Error::from_raw_os_error(code.raw_os_error());
-            let remedy = listen_remedy(&error, "give another address with --listen");
+            let remedy = listen_remedy(&error, "use another address with --listen");
             assert!(remedy.contains(expected), "{error}: {remedy}");
             assert!(!remedy.contains("other server") || code == Errno::ADDRINUSE, "{remedy}");
         }

@@ -155,7 +155,7 @@ async fn short_token(server: &ServerUnderTest) -> Result<(String, u64), CaseErro
 fn remaining(exp: u64) -> Result<Duration, CaseError> {
     let seconds = exp.saturating_sub(unix_now());
     if seconds > MAX_LIFETIME_S + LEEWAY_S {
-        return violation(format!("`exp` is {seconds} s ahead"));
+        return violation(format!("`exp` is {seconds} s in the future"));
     }
     Ok(Duration::from_secs(seconds))
 }

@@ -34,7 +34,7 @@ pub const RULES: &[Rule] = &[
         "token.claims",
         [
             "The token's claims are sub = deviceId, pairId and exp, at most 300 s after iat.",
-            "sub and pairId as requested, exp at most 300 s ahead",
+            "sub and pairId as requested, exp at most 300 s in the future",
             "set the claims when signing the token; `orion-peer token inspect` shows them",
         ],
         |server| Box::pin(claims(server)),
@@ -217,7 +217,7 @@ async fn claims(server: &ServerUnderTest) -> Finding {
     if pairs[0] != pairs[1] {
         return violation("phone and Mac got tokens for different pairs");
     }
-    Ok(format!("sub, pairId and exp, {lifetime} s ahead"))
+    Ok(format!("sub, pairId and exp, {lifetime} s in the future"))
 }
 
 async fn other_claims(server: &ServerUnderTest) -> Finding {

@@ -67,7 +67,7 @@ impl Secrets {
             {
                 return Err(Failure::usage(
                     format!("--login-secret is the same as {flag}"),
-                    "use a different secret for each, such as from `openssl rand -hex 32`",
+                    "use a different secret for each, for example from `openssl rand -hex 32`",
                 ));
             }
         }

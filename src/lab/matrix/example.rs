@@ -65,7 +65,7 @@ pub(super) fn failed(a: &str, b: &str) -> Cell {
         stage: Stage::Ice,
         code: "no-pair".into(),
         message: "no pair of <candidates> got through within 15s".into(),
-        remedy: "give a TURN server & try \"again\"".into(),
+        remedy: "add a TURN server & try \"again\"".into(),
     });
     cell
 }

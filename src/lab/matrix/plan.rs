@@ -103,7 +103,7 @@ pub struct CellPlan {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// The two peers have different NATs although they share one.
-    #[error("`{0}` and `{1}` are not the same NAT; with both peers behind one, give it once")]
+    #[error("`{0}` and `{1}` are not the same NAT; with both peers behind one, specify it once")]
     Different(String, String),
     /// The network has no NAT that two peers could share.
     #[error(

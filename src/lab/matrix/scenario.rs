@@ -74,7 +74,7 @@ pub enum ScenarioError {
         error: PlanError,
     },
     /// Neither two networks nor a shared one.
-    #[error("`{0}`: give the networks [a] and [b], or [same-nat] for one shared by both peers")]
+    #[error("`{0}`: specify the networks [a] and [b], or [same-nat] for one shared by both peers")]
     Networks(String),
 }
 
@@ -234,8 +234,8 @@ mod tests {
             (format!("max-first-picture = '2'\n{ends}"), "line 1: `2`"),
             (format!("turn = 'sctp'\n{ends}"), "line 1: `sctp` is not a TURN transport"),
             (format!("expect = 'maybe'\n{ends}"), "line 1: unknown variant `maybe`"),
-            ("[a]\nnat = 'port'".into(), "give the networks [a] and [b], or [same-nat]"),
-            (format!("{ends}[same-nat]\nnat = 'port'"), "give the networks [a] and [b]"),
+            ("[a]\nnat = 'port'".into(), "specify the networks [a] and [b], or [same-nat]"),
+            (format!("{ends}[same-nat]\nnat = 'port'"), "specify the networks [a] and [b]"),
             (
                 "[a]\nnat = 'sym'\n[b]\nnat = 'symetric'".into(),
                 "`x.toml`, [b]: unknown NAT profile",

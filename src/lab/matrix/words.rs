@@ -270,6 +270,6 @@ mod tests {
         }
         let text = after(&example::failed("port", "sym"));
         assert!(text.starts_with("Not connected: ice: no pair"), "{text}");
-        assert!(text.contains("\n  try: give a TURN server"), "{text}");
+        assert!(text.contains("\n  try: add a TURN server"), "{text}");
     }
 }

@@ -166,7 +166,7 @@ fn lasts(action: &EventAction, lasting: Option<Duration>) -> Result<(), String> 
             | EventAction::Address(_)
     );
     match lasting {
-        None if has_to => Err("give a duration, as in `sleep a for 60s`".into()),
+        None if has_to => Err("add a duration, as in `sleep a for 60s`".into()),
         Some(_) if cannot => Err("this event is instantaneous: omit `for`".into()),
         Some(Duration::ZERO) => Err("`for 0s` is not a valid duration".into()),
         _ => Ok(()),
@@ -364,9 +364,9 @@ mod tests {
             ("at 1s: explode", "supported: kill"),
             ("at 1s: kill c", "not one of signaling, turn, a"),
             ("at 1s: kill", "write `kill signaling|turn|a|b`"),
-            ("at 1s: sleep a", "give a duration"),
-            ("at 1s: unplug b", "give a duration"),
-            ("at 1s: signaling off a", "give a duration"),
+            ("at 1s: sleep a", "add a duration"),
+            ("at 1s: unplug b", "add a duration"),
+            ("at 1s: signaling off a", "add a duration"),
             ("at 1s: signaling a for 1s", "write `signaling off a|b for TIME`"),
             ("at 1s: signaling off turn for 1s", "neither a"),
             ("at 1s: sleep c for 1s", "neither a"),

@@ -47,9 +47,7 @@ pub(super) fn refused(operation: &'static str, status: StatusCode, body: &[u8]) 
         "42501" => {
             return StoreError::query(
                 operation,
-                format!(
-                    "{text}; this key lacks the permission: give the service key with --db-key"
-                ),
+                format!("{text}; this key lacks the permission: use the service key with --db-key"),
             );
         }
         _ => {}
@@ -60,7 +58,7 @@ pub(super) fn refused(operation: &'static str, status: StatusCode, body: &[u8]) 
             "the table device_pairs does not exist: check --db, and run `orion-peer serve pairs migrate`"
         }
         429 => "too many requests",
-        300..=399 => "redirects are not followed, to protect the key: give the final URL",
+        300..=399 => "redirects are not followed, to protect the key: use the final URL",
         500..=599 => "the service failed",
         _ => "check --db",
     };

@@ -232,7 +232,7 @@ pub fn refusal_remedy(
 fn login_remedy(username: Option<&str>, now: SystemTime, clock_skew: Option<f64>) -> String {
     let skew = clock_skew.map(clock_skew_words);
     let Some(username) = username.filter(|name| !name.is_empty()) else {
-        return "give --turn-username with --turn-credential, or --turn-secret: the server \
+        return "set --turn-username with --turn-credential, or --turn-secret: the server \
                 requires credentials"
             .into();
     };

@@ -81,7 +81,7 @@ pub(super) fn full() -> BenchResult {
         stage: Stage::Ice,
         code: "no-pair".into(),
         message: "no pair worked".into(),
-        remedy: "give a TURN server, or two".into(),
+        remedy: "add a TURN server, or two".into(),
     });
     let keyframes: Vec<_> = records.iter().take(3).flat_map(|r| r.keyframes.clone()).collect();
     let rtt =

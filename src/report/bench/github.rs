@@ -144,7 +144,7 @@ mod tests {
             [
                 "::error title=min-success not met::75 %25, not at least 99 %25%0A3 of 4",
                 "::error title=1 connection failed%3A ice/no-pair::no pair worked%0A\
-                 try: give a TURN server, or two",
+                 try: add a TURN server, or two",
             ]
         );
         assert_eq!(

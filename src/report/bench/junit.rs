@@ -164,7 +164,7 @@ mod tests {
         assert_eq!([of(0, "type"), of(0, "message")], ["ice/no-pair", "no pair worked"]);
         assert_eq!(
             failures[0].text(),
-            Some("ice/no-pair: no pair worked\ntry: give a TURN server, or two")
+            Some("ice/no-pair: no pair worked\ntry: add a TURN server, or two")
         );
         assert_eq!(of(1, "message"), "75 %, not at least 99 %");
         let properties = elements(&document, "property");

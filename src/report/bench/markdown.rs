@@ -312,7 +312,7 @@ mod tests {
         for part in [
             "## ❌ orion-peer bench: FAIL\n\n**3 of 4 connections succeeded; 1 of 3 gates not \
              met** · 75 %",
-            "| ice/no-pair | 1 | no pair worked | give a TURN server, or two |\n",
+            "| ice/no-pair | 1 | no pair worked | add a TURN server, or two |\n",
             "| min-success | ❌ not met | at least 99 % | 75 % | 3 of 4 |\n",
             "| max-rtt-p95 | ✅ met | at most 100 ms | 0.53 ms |  |\n",
             "| rtt-p95 | 0.39 ms | 0.53 ms | 37 % worse | +26 to +50 % | REGRESSED |\n",

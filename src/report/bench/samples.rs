@@ -89,7 +89,7 @@ impl Sample {
                 stage: Stage::Ice,
                 code: "no-pair".to_owned(),
                 message: "no candidate pair worked".to_owned(),
-                remedy: "give a TURN server".to_owned(),
+                remedy: "add a TURN server".to_owned(),
             });
             return record;
         }

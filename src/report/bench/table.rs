@@ -331,7 +331,7 @@ mod tests {
             "  DNS                    3  <0.01 ms  <0.01 ms  <0.01 ms  <0.01 ms\n",
             "  6 pings sent, 1 lost (16.7 %)\n",
             "  3 sent, 3 received, 2 intact (66.7 %), 1 over the size limit\n",
-            "  1 x ice/no-pair\n      no pair worked\n      try: give a TURN server, or two\n",
+            "  1 x ice/no-pair\n      no pair worked\n      try: add a TURN server, or two\n",
             "  min-success    NOT met  at least 99 %   75 %\n      3 of 4\n",
             "  max-rtt-p95    met      at most 100 ms  0.53 ms\n",
             "+37 %",

@@ -193,7 +193,7 @@ impl DialError {
             }
             Self::Unreachable { .. } => "check this machine's network and routes".into(),
             Self::Timeout { step: "TLS handshake", .. } | Self::Closed(_) => {
-                "check that the server uses TLS on this port; for TCP without TLS, give \
+                "check that the server uses TLS on this port; for TCP without TLS, use \
                  turn:HOST:PORT?transport=tcp"
                     .into()
             }
@@ -202,7 +202,7 @@ impl DialError {
                 address.port()
             ),
             Self::PlainText(_) => {
-                "give the server's TLS port, or use turn:HOST:PORT?transport=tcp".into()
+                "specify the server's TLS port, or use turn:HOST:PORT?transport=tcp".into()
             }
             Self::Ended { .. } => {
                 "check the server's log and whether a device on the path ends idle or long \
@@ -219,12 +219,12 @@ impl DialError {
             }
             Self::NotYet(_) => "correct the clock of this machine or of the server".into(),
             Self::UnknownCa { .. } => {
-                "give the CA's certificate with --cacert FILE, or this certificate's SHA-256 with \
+                "pass the CA's certificate with --cacert FILE, or this certificate's SHA-256 with \
                  --tls-pin; if the CA is well known, let the server send its intermediate \
                  certificates"
                     .into()
             }
-            Self::Pin { .. } => "if the server has a new certificate, give its SHA-256 with \
+            Self::Pin { .. } => "if the server has a new certificate, pass its SHA-256 with \
                                  --tls-pin; otherwise, the connection is being intercepted"
                 .into(),
             Self::CaAsServer(_) => {

@@ -34,7 +34,7 @@ async fn a_read_only_key_gets_an_error_for_writes() {
         reader.revoke(&uuid(1).as_str().into(), 1).await.map(|_| ()),
     ] {
         let Err(StoreError::Query { cause, .. }) = refused else { panic!("{refused:?}") };
-        assert!(cause.contains("give the service key"), "{cause}");
+        assert!(cause.contains("use the service key"), "{cause}");
     }
 }
 

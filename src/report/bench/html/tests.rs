@@ -233,7 +233,7 @@ fn the_verdict_gives_its_reason() {
     ));
     assert!(page(failed).contains(
         "<strong>Most frequent failure</strong> (ice/no-pair, 2 times): no candidate pair worked. \
-         <strong>Try</strong>: give a TURN server."
+         <strong>Try</strong>: add a TURN server."
     ));
 }
 
@@ -253,7 +253,7 @@ fn a_full_run_has_every_part() {
         "3 of 4",
         "Failed: 1 of 3 gates not met: min-success",
         "ice/no-pair",
-        "give a TURN server, or two",
+        "add a TURN server, or two",
         "old.json",
         "regressed",
         "limit +25 %",
