@@ -254,7 +254,7 @@ fn receiver_config(
 
 fn show_sent(reporter: &mut SessionReporter, sent: &SentKeyframe) {
     reporter.line(&format!(
-        "send: keyframe {}, {} bytes, QP {}",
+        "send: keyframe {}, {} B, QP {}",
         sent.info.seq,
         sent.info.bytes,
         sent.captured.qp.map_or("unchanged".to_owned(), |qp| format!("{qp:.1}"))

@@ -163,13 +163,13 @@ pub struct SimulatedNetwork {
 }
 
 impl SimulatedNetwork {
-    /// A description: ``behind `port+sym` over a link with 40 ms delay, simulated``.
+    /// A description: ``simulated network: NAT `port+sym`, link with 40 ms delay``.
     #[must_use]
     pub fn describe(&self) -> String {
         if self.link.is_clear() {
-            format!("behind `{}`, simulated", self.nat)
+            format!("simulated network: NAT `{}`", self.nat)
         } else {
-            format!("behind `{}` over a link with {}, simulated", self.nat, self.link)
+            format!("simulated network: NAT `{}`, link with {}", self.nat, self.link)
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Networks by name: a profile, a network of `samples/networks.toml`, or a file that describes a network.
+//! Named networks: a profile, a network of `samples/networks.toml`, or a file that describes a network.
 //!
 //! A network combines NATs and a link, such as a home router with a delay of 8 ms, or a carrier's NAT with
 //! 60 ms and jitter. Its file has the keys `nat` (a profile, or the name of another network), `loss`,
@@ -269,8 +269,8 @@ pub fn built_in() -> &'static [NamedNetwork] {
 /// The valid names, for an error message.
 fn by_name(suggestion: Option<&str>) -> String {
     match suggestion {
-        Some(name) => format!(". Networks by name: did you mean `{name}`?"),
-        None => format!(". Networks by name: {}", names().join(", ")),
+        Some(name) => format!(". Did you mean the network `{name}`?"),
+        None => format!(". Named networks: {}", names().join(", ")),
     }
 }
 
@@ -366,7 +366,7 @@ mod tests {
         for (text, words) in [
             ("home-ruter", "did you mean `home-router`"),
             ("symetric", "did you mean `sym`"),
-            ("wormhole-drive", "Networks by name: "),
+            ("wormhole-drive", "Named networks: "),
             ("port:nope", "hairpin, no-hairpin"),
             ("none+port", "omit it"),
             ("nowhere/x.toml", "cannot read `nowhere/x.toml`"),

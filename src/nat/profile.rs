@@ -41,7 +41,7 @@ pub struct Profile {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProfileError {
     /// The name is unknown.
-    #[error("unknown NAT profile `{name}`{}; supported are {known}, any mapping and filtering such as eim-apdf, and stacks such as port+sym",
+    #[error("unknown NAT profile `{name}`{}; supported: {known}, any mapping and filtering such as eim-apdf, and stacks such as port+sym",
         suggestion.as_ref().map(|s| format!(" (did you mean `{s}`?)")).unwrap_or_default(), known = NAMES.join(", "))]
     Unknown {
         /// The name as written.
@@ -337,13 +337,13 @@ mod tests {
     #[test]
     fn errors_show_the_valid_forms() {
         for (text, words) in [
-            ("", "supported are none, firewall"),
+            ("", "supported: none, firewall"),
             ("symetric", "did you mean `sym`"),
             ("fullcon", "did you mean `fullcone`"),
             ("symmetric", "did you mean `sym`"),
             ("eim-apd", "did you mean `eim-apdf`"),
             ("cgnat", "did you mean `port+port`"),
-            ("wormhole-drive", "supported are"),
+            ("wormhole-drive", "supported:"),
             ("none+port", "omit it"),
             ("port+udp-blocked", "alone"),
             ("port+port+port+port+port", "more than 4"),

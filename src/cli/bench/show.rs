@@ -137,7 +137,7 @@ impl BenchDisplay {
         self.progress.update(self.done, &text);
         if !self.terminal && now >= self.line_due {
             self.line_due = now + LINE_EVERY;
-            self.output.line(format!("{}/{} {text}", self.done, self.connections));
+            self.output.line(format!("{}/{}: {text}", self.done, self.connections));
         }
     }
 

@@ -66,10 +66,8 @@ pub(super) fn headline(result: &BenchResult) -> String {
         (0, _) => {}
         // A gate of a partial run cannot be met yet.
         (_, 0) if result.partial => {}
-        (1, 0) => parts.push("its gate is met".into()),
-        (_, 0) => parts.push(format!("all of its {gates} gates are met")),
-        (1, _) => parts.push("its gate is not met".into()),
-        _ => parts.push(format!("{not_met} of {gates} gates not met")),
+        (_, 0) => parts.push(format!("{gates} of {} met", counted(gates, "gate"))),
+        _ => parts.push(format!("{not_met} of {} not met", counted(gates, "gate"))),
     }
     let inconclusive =
         result.comparison.as_ref().filter(|c| c.max_regression.is_some()).map_or(0, |c| {
