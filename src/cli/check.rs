@@ -49,10 +49,10 @@ pub struct CheckArgs {
     /// List the rules and exit
     #[arg(long)]
     list: bool,
-    /// Maximum concurrent cases
+    /// Rules to test concurrently
     #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u8).range(1..=64))]
     parallel: u8,
-    /// Timeout per case; the cases of --slow get more time
+    /// Timeout per rule; the rules of --slow get more time
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = positive_duration)]
     case_timeout: Duration,
     /// Write `JUnit` XML for a CI server

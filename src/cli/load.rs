@@ -71,16 +71,16 @@ pub struct LoadArgs {
     /// Pin the server certificate by its SHA-256 fingerprint; repeatable
     #[arg(long, value_name = "SHA256")]
     tls_pin: Vec<Fingerprint>,
-    /// Local addresses to connect from, used in rotation
+    /// Local addresses, comma-separated, to connect from in rotation
     #[arg(long, value_name = "IP", value_delimiter = ',')]
     source_address: Vec<IpAddr>,
+    /// Write the result as JSON
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
     #[command(flatten)]
     amount: AmountArgs,
     #[command(flatten)]
     gates: GateArgs,
-    /// Write the result as JSON
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
 }
 
 /// Amount of load.

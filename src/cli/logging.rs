@@ -92,7 +92,7 @@ fn is_readable(metadata: &Metadata<'_>) -> bool {
         || !websocket.iter().any(|target| metadata.target().starts_with(target))
 }
 
-/// `-v`: signaling messages, states, the selected pair. `-vv`: also descriptions, candidates and control messages.
+/// `-v`: signaling messages, states, the selected candidate pair. `-vv`: also descriptions, candidates and control messages.
 /// The WebRTC crates (`webrtc`, `rtc_ice`, …) warn about normal events, such as checks before the first candidate,
 /// so they are logged from `-vvv` on.
 fn filter_of(verbose: u8, quiet: bool) -> &'static str {

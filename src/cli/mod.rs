@@ -94,8 +94,8 @@ struct GlobalArgs {
     /// Use colors on stderr; auto respects `NO_COLOR`
     #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
     color: ColorWhen,
-    /// Increase log verbosity: -v signaling messages, states and the selected pair; -vv also descriptions, candidates
-    /// and control messages; -vvv everything; `ORION_LOG` sets a filter
+    /// Increase log verbosity: -v signaling messages, states and the selected candidate pair; -vv also descriptions,
+    /// candidates and control messages; -vvv everything; `ORION_LOG` sets a filter
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
     /// Print only errors and results

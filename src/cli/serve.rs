@@ -55,7 +55,7 @@ const DEV_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST),
 pub struct ServeArgs {
     #[command(subcommand)]
     command: Option<ServeCommand>,
-    /// Address to listen on, loopback unless there is a signing secret; default: 127.0.0.1:8787; with --lan: 0.0.0.0:8787
+    /// Address to listen on; must be loopback without a signing secret; default: 127.0.0.1:8787; with --lan: 0.0.0.0:8787
     #[arg(long, value_name = "ADDR", value_parser = units::address)]
     pub listen: Option<SocketAddr>,
     /// The pair store.
@@ -155,7 +155,7 @@ impl Mode {
 /// Subcommands of `serve`.
 #[derive(Debug, Clone, Subcommand)]
 enum ServeCommand {
-    /// Add, list or revoke device pairs
+    /// Manage device pairs
     Pairs(pairs::PairsArgs),
 }
 

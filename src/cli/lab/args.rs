@@ -43,8 +43,8 @@ pub struct LabArgs {
     /// Use kernel NATs and links in network namespaces (Linux) instead of simulated ones
     #[arg(long)]
     pub kernel: bool,
-    /// Layer to use if the kernel lab is unavailable; default: fail
-    #[arg(long, value_name = "LAYER", value_enum)]
+    /// Lab to use if the kernel lab is unavailable; default: fail
+    #[arg(long, value_name = "LAB", value_enum)]
     pub fallback: Option<Fallback>,
     /// TURN transports to offer: udp,tcp,tls, or none; default: all; with --kernel: udp,tcp
     #[arg(long, value_name = "LIST")]

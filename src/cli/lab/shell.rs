@@ -25,14 +25,14 @@ const REMOVED_VARIABLES: [&str; 7] = [
 /// Flags of `lab shell`.
 #[derive(Debug, clap::Args)]
 pub struct ShellArgs {
-    #[command(flatten)]
-    network: NetsimArgs,
     /// Do not start a signaling, token and STUN/TURN server outside the NAT
     #[arg(long)]
     no_serve: bool,
     /// Command to run instead of a shell, after `--`; its exit code is passed through
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
+    #[command(flatten)]
+    network: NetsimArgs,
 }
 
 /// Runs the command and exits with its exit code.

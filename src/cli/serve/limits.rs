@@ -22,7 +22,7 @@ const UNLIMITED: Rate = Rate::new(u32::MAX, Duration::ZERO);
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
-    /// Maximum concurrent sockets; default: 20000
+    /// Maximum concurrent signaling sockets; default: 20000
     #[arg(long, value_name = "N")]
     pub max_sockets: Option<u32>,
     /// Maximum concurrent sockets per IP address (IPv6: per /64); 0: unlimited; default: 1000
