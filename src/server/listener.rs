@@ -15,11 +15,11 @@ pub struct ListenerConfig {
     /// Timeout of a request's body, after its header.
     pub body_within: Duration,
     /// Lifetime of a connection, for all of its requests: afterward it is shut down gracefully and soon
-    /// closed, even if the client does not read its responses. WebSockets are not affected.
+    /// closed, even if the client does not read its responses. Sockets are not affected.
     pub connection_within: Duration,
     /// Maximum size of a request's body, bytes.
     pub max_body: usize,
-    /// Maximum number of concurrent HTTP connections from one address, not counting WebSockets; `None` means
+    /// Maximum number of concurrent HTTP connections from one address, not counting sockets; `None` means
     /// no limit. Trusted proxies are not limited.
     pub connections_per_address: Option<u32>,
     /// Whether requests whose host is not this machine are rejected when there is no TLS: for a server with
