@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Demonstrates the program on this machine: builds it, sends five keyframes made from the sample photos
-# through signaling and WebRTC, and lists the received pictures in frames/.
+# through signaling and WebRTC, and lists the received keyframes in frames/.
 #
 #   scripts/demo.sh [DIR]   writes to DIR instead of frames/
 set -euo pipefail

@@ -7,16 +7,17 @@
 #   scripts/test.sh --list     prints the steps
 #
 # Steps that mostly wait run in parallel, ORION_TEST_JOBS at a time (default: 2 to 4); the output of such a step is
-# printed when it ends. The last lines show the time of each step and the failed steps.
+# printed when it ends. The last lines show how long each step took and which steps failed.
 #
-# A step whose component is missing fails: nothing is skipped silently.
+# A step whose prerequisites are missing fails: nothing is skipped silently.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 names=()
 declare -A kind description
 
-# define NAME KIND DESCRIPTION…: `fast` steps also run with --fast; `waiting` steps run in parallel.
+# define NAME KIND DESCRIPTION…: only `fast` steps run with --fast; `waiting` steps run in parallel, all others one
+# at a time.
 # The function step_NAME does the work, with - replaced by _.
 define() {
     names+=("$1")
@@ -43,7 +44,7 @@ define foreign serial 'other WebRTC stacks (tests/foreign/run.sh)'
 define camera serial "a V4L2 camera in a virtual machine (tests/camera/run.sh)"
 define contract waiting 'our server against every rule of the wire contract, in real time (check --slow)'
 define outages waiting 'networks that change during a call (samples/scenarios)'
-define openapi waiting 'samples/openapi.json against a running server, by schemathesis (tests/suites/openapi.sh)'
+define openapi waiting 'samples/openapi.json against a running server, with schemathesis (tests/suites/openapi.sh)'
 define sleepers waiting 'tests that mostly wait, for example for a peer that sleeps for a minute'
 define kernel waiting 'two peers behind every pair of kernel NATs, in network namespaces'
 define bus waiting 'nodes that are stopped for longer than a lease of the bus (tests/it/bus.rs)'
@@ -121,7 +122,7 @@ step_scripts() {
 
 step_format() { cargo fmt --check; }
 
-# Builds what the tests use: a plain `cargo build` would build the program with other features of its dependencies.
+# Builds what the tests use: a plain `cargo build` would build the program with different features of its dependencies.
 step_build() { cargo test --release --no-run --quiet; }
 
 step_clippy() { cargo clippy --release --all-targets -- -D warnings; }
@@ -190,7 +191,7 @@ step_openapi() { tests/suites/openapi.sh; }
 
 step_matrix() { "$peer" --quiet lab --matrix; }
 
-# As root, runs some of them once more as an unprivileged user.
+# As root, also runs some of the pairs as an unprivileged user.
 step_kernel() {
     local dir
     "$peer" --quiet lab --matrix --kernel
@@ -198,7 +199,7 @@ step_kernel() {
         return
     fi
     dir=$(mktemp -d)
-    # shellcheck disable=SC2064 # The current value of the variable.
+    # shellcheck disable=SC2064 # Expanded now: `dir` is local.
     trap "rm -rf '$dir'" EXIT
     # Another user may not have access to the target directory.
     cp "$peer" "$dir/orion-peer"
@@ -225,7 +226,7 @@ step_contract() {
     local address login secret=a-secret-for-the-contract-step-only
     dir=$(mktemp -d)
     trap 'kill "$(cat "$dir/pid")"; rm -rf "$dir"' EXIT
-    # The server has to use the same port after a restart.
+    # The server must use the same port after a restart.
     address=127.0.0.1:$(free_port)
     cat >"$dir/serve" <<END
 "$peer" --quiet serve --listen $address --no-turn --db "$dir/pairs.db" --add-pair demo:phone:mac:user \
@@ -276,7 +277,8 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 130' INT TERM
 
-# The functions and variables for the separate shell of each step: `set -e` has no effect inside a condition.
+# Each step runs in a separate shell, because `set -e` has no effect inside a condition. These are the functions and
+# variables that it needs.
 code=$(
     printf 'peer=%q fast=%q sleepers=%q\n' "$peer" "$fast" "${sleepers[*]}"
     declare -f
@@ -372,7 +374,7 @@ if ((${#waiting[@]} > 0)); then
     run_in_parallel "${waiting[@]}"
 fi
 if [[ $(git status --porcelain 2>/dev/null || true) != "$checkout" ]]; then
-    printf '== FAILED: the run changed the checkout, see git status\n'
+    printf '== FAILED: the run changed the checkout: see git status\n'
     failures+=(checkout)
 fi
 

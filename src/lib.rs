@@ -17,7 +17,7 @@
 //! | 5 | [`session`] a call: signaling client plus peer · [`server`] everything `serve` runs |
 //! | 6 | [`report`] output of a run: live line, summary, statistics, bench results · [`view`] the page of `recv --view` |
 //! | 7 | [`mod@bench`] connection measurements · [`doctor`] diagnosis of a network and its servers · [`check`] conformance of a server to the wire contract · [`load`] load on a signaling server |
-//! | 8 | [`lab`] two peers behind given networks, also ones that change during a call |
+//! | 8 | [`lab`] two peers behind given networks, including ones that change during a call |
 //! | 9 | [`cli`] one thin file per command |
 
 pub mod auth;

@@ -1,6 +1,6 @@
 //! Tokens and TURN credentials: authorization to request signaling tokens, join rooms and use the relay.
 //!
-//! | file | what |
+//! | file | contents |
 //! |---|---|
 //! | [`secret`] | a secret that cannot be printed by accident |
 //! | [`key`] | one key: a secret, PEM text or a public JWK (RFC 7517) |

@@ -1,6 +1,6 @@
 //! The wire contract as a conformance suite, run against any signaling and token server.
 //!
-//! | file | what |
+//! | file | contents |
 //! |---|---|
 //! | [`plan`] | what to check, and as which devices |
 //! | [`level`] | how strict a run is, and what it provides |

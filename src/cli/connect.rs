@@ -302,7 +302,8 @@ impl ConnectArgs {
             && !self.ice_server.iter().any(turn)
         {
             return Err(Failure::usage(
-                "--ice-policy relay requires a TURN server, but --ice-server specifies only STUN servers",
+                "--ice-policy relay requires a TURN server, but --ice-server lists only STUN \
+                 servers",
                 "add --ice-server turn:HOST with --turn-secret",
             ));
         }
@@ -374,7 +375,7 @@ fn without_duplicates<T: Copy + PartialEq>(given: &[T], all: &[T]) -> Vec<T> {
 
 fn http_like_url(flag: &str, text: &str, schemes: [&str; 2]) -> Result<Url, Failure> {
     let [plain, secure] = schemes;
-    let remedy = format!("write {flag} {plain}://HOST:PORT or {secure}://HOST");
+    let remedy = format!("use {flag} {plain}://HOST:PORT or {secure}://HOST");
     let shown = redacted_text(text);
     let url = Url::parse(text).map_err(|error| {
         Failure::usage(format!("{flag} `{shown}` is not a valid URL: {error}"), &remedy)

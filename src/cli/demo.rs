@@ -137,7 +137,7 @@ async fn run_pair(
     let show = async {
         while let Some(event) = received_events.recv().await {
             match event {
-                // The only live line and the only summary show the receiver.
+                // The live line and the summary show only the receiver.
                 DemoEvent::Sender(SenderEvent::Report(_)) => {}
                 DemoEvent::Sender(SenderEvent::Sent(sent)) => show_sent(reporter, &sent),
                 DemoEvent::Sender(event) => send::show(reporter, "send: ", event),
@@ -163,7 +163,7 @@ struct Ended {
     interrupted: bool,
 }
 
-/// Waits until sender and receiver have ended; if one ends in a way that leaves the other without work, stops it.
+/// Waits until sender and receiver have ended; stops one if the end of the other leaves it nothing to do.
 async fn follow(
     mut sending: JoinHandle<Result<SenderEnd, SessionError>>,
     mut receiving: JoinHandle<Result<ReceiverEnd, SessionError>>,

@@ -369,7 +369,7 @@ fn link_changes(words: &str) -> Result<LinkChanges, String> {
     Ok(changes)
 }
 
-/// Shows what a simulated link did to this peer's packets, in each direction.
+/// Shows how many of this peer's packets a simulated link passed and dropped, in each direction.
 pub fn show_traffic(reporter: &mut SessionReporter, gateway: Option<&Gateway>) {
     let Some(stats) = gateway.map(Gateway::stats) else { return };
     let dropped = |traffic: &Traffic| traffic.lost + traffic.overflowed;

@@ -1,15 +1,15 @@
 //! RTP timestamps of the video track (RFC 3550 §5.1).
 //!
-//! They follow the monotonic clock, so the intervals between pictures are correct even if the wall clock is set. A
-//! pause of more than half the range of the counter (6.6 hours) is shortened to that, so that every receiver
-//! recognizes the next picture as newer.
+//! They follow the monotonic clock, so the intervals between pictures are correct even if the wall clock is changed. A
+//! pause of more than half the range of the counter (6.6 hours) is shortened to half the range, so that every
+//! receiver recognizes the next picture as newer.
 
 use std::time::{Duration, Instant};
 
-/// Maximum age of a picture when it reaches the track; a larger age means that the wall clock was set.
+/// Maximum age of a picture when it reaches the track; a larger age means that the wall clock was changed.
 const MAX_AGE: Duration = Duration::from_secs(10);
 
-/// The maximum step of the timestamp, ticks. A larger one looks like a step back.
+/// The maximum step of the timestamp, ticks. A larger one would look like a step back.
 const MAX_STEP: u64 = (1 << 31) - 1;
 
 /// The timestamps of one track, 90 kHz (RFC 6184 §5.1).

@@ -78,7 +78,8 @@ impl TlsError {
         match self {
             Self::Read { .. } => "check the path and its permissions",
             Self::Certificate { .. } => {
-                "use a PEM file with the server's certificate, followed by the intermediate certificates"
+                "use a PEM file with the server's certificate, followed by the intermediate \
+                 certificates"
             }
             Self::Key { .. } => {
                 "use the PEM file of the certificate's own key (PKCS#8, SEC1 or PKCS#1), without a \

@@ -23,7 +23,7 @@ use crate::{
     signaling::server::counters::Family,
 };
 
-/// Interval between checks whether renewal is due.
+/// How often to check whether renewal is due.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Minimum remaining lifetime of issued credentials, seconds: that of a token.
@@ -121,10 +121,10 @@ impl TwilioServers {
         }
     }
 
-    /// Renews the servers whenever it is due; runs until it is dropped.
+    /// Renews the servers whenever due; runs until the future is dropped.
     pub async fn keep_renewed(&self) {
         loop {
-            // Checking often, rather than sleeping until then, also detects changes of the system clock.
+            // Checking often, rather than sleeping until then, also notices changes of the system clock.
             tokio::time::sleep(LOOK_EVERY).await;
             // An error has been logged and counted.
             let _ = self.renew_if_due(unix_now()).await;

@@ -15,7 +15,7 @@ use crate::{
 const REPORT_TIMEOUT: Duration = Duration::from_secs(3);
 const REPORT_INTERVAL: Duration = Duration::from_millis(200);
 
-/// A report is also requested whenever this many keyframes were sent: it covers only the newest ones.
+/// A report is also requested after every batch of this many keyframes: it covers only the newest ones.
 const REPORT_EACH: usize = 50;
 
 /// A peer that has not reported after this many requests is assumed not to be a responder.

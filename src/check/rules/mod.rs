@@ -36,7 +36,7 @@ pub fn all() -> impl Iterator<Item = &'static Rule> {
     TABLES.into_iter().flatten()
 }
 
-/// The selected rules of the configured level.
+/// The selected rules up to the configured level.
 #[must_use]
 pub fn selected(config: &CheckConfig) -> Vec<&'static Rule> {
     all().filter(|rule| rule.level <= config.level && config.selection.includes(rule.id)).collect()

@@ -32,7 +32,7 @@ const fn slow(rule: Rule) -> Rule {
     rule.slow().schedule(Schedule::Room)
 }
 
-/// The rules, in the order in which they run: nothing works after a revocation.
+/// The rules, in the order in which they run; revocation is last, because nothing works after it.
 pub const RULES: &[Rule] = &[
     slow(Rule::new(
         "close.4002-no-pong",
@@ -46,7 +46,7 @@ pub const RULES: &[Rule] = &[
     slow(Rule::new(
         "close.4001-expired",
         [
-            "A socket is closed at most 25 s after its token has expired.",
+            "A socket is closed at most 25 s after its token expires.",
             "close code 4001 and peer-left (expired), not before exp and within 25 s after it",
             "enforce exp on live sockets; use --connect-only for servers that check at connect only",
         ],
@@ -91,7 +91,7 @@ pub const RULES: &[Rule] = &[
     Rule::new(
         "handshake.403-revoked",
         [
-            "A token from before a revocation is rejected after it.",
+            "A token issued before a revocation is rejected after it.",
             "HTTP 403 within 30 s (production: any rejection)",
             "look the pair up at the handshake, and cache it for at most 30 s",
         ],
@@ -126,7 +126,7 @@ async fn left_with(socket: &mut Socket, reason: &str, within: Duration) -> Resul
 }
 
 async fn dead_peer(server: &ServerUnderTest) -> Finding {
-    // Nothing is read from the Mac, so it answers no pings.
+    // Nothing reads the Mac's socket, so it answers no pings.
     let (mut phone, mut mac) = server.both().await?;
     let started = Instant::now();
     left_with(&mut phone, "timeout", server.config.timeouts.dead).await?;
@@ -165,7 +165,7 @@ async fn expired(server: &ServerUnderTest) -> Finding {
     let mut phone = server.join_with(&HandshakeAttempt::with(token)).await?;
     let mut mac = server.join(Party::Mac).await?;
     let within = remaining(exp)? + server.config.timeouts.grace;
-    // Both are read from: the Mac has to keep answering pings.
+    // Both sockets are read: the Mac must keep answering pings.
     let (end, left) = tokio::join!(
         phone.closed_with(close::TOKEN_EXPIRED, within),
         left_with(&mut mac, "expired", within),

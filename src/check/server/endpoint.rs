@@ -1,5 +1,5 @@
-//! Whether a URL is served at all: a server that is silent, does not speak HTTP or does not know the path
-//! is tried only a few times, not once per rule.
+//! Whether a URL is served at all: if the server is silent, does not speak HTTP or answers 404, it is tried only
+//! a few times, not once per rule.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -48,7 +48,7 @@ impl Endpoint {
     }
 
     /// # Errors
-    /// The URL has not been served so far, which has been reported often enough.
+    /// Requests to the URL have failed [`TRIES`] times, and none has succeeded.
     pub(super) fn check_reachable(&self) -> Result<(), CaseError> {
         let known = self.reachability.lock().unwrap_or_else(PoisonError::into_inner);
         if known.answers || known.failures < TRIES {

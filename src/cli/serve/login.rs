@@ -51,8 +51,8 @@ pub(super) struct Secrets {
 }
 
 impl Secrets {
-    /// Reads the secrets. The login secret allows logging in as any user, and the signing secret joining any room. A
-    /// shared secret would let every service that verifies logins join rooms.
+    /// Reads the secrets. A holder of the login secret can log in as any user, and a holder of the signing secret can
+    /// join any room: if they were the same, every service that verifies logins could join rooms.
     ///
     /// # Errors
     /// Exit code 2 if a secret cannot be read, or if `--login-secret` also signs signaling tokens.
@@ -135,10 +135,7 @@ fn origins(
 
 fn jwks(flag: &str, url: Option<&str>) -> Result<Option<Jwks>, Failure> {
     url.map(|url| Jwks::new(url, JwksTimes::default())).transpose().map_err(|error| {
-        Failure::usage(
-            format!("{flag}: {error}"),
-            format!("write {flag} https://HOST/…{JWKS_PATH}"),
-        )
+        Failure::usage(format!("{flag}: {error}"), format!("use {flag} https://HOST/…{JWKS_PATH}"))
     })
 }
 

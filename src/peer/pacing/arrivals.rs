@@ -1,5 +1,5 @@
-//! Arrival times to report to the sender: promptly, because it may still be sending, and immediately after
-//! the last packet of a picture. Nothing is sent while nothing arrives.
+//! Reports arrival times to the sender: promptly, because it may still be sending, and immediately after the
+//! last packet of a picture. Nothing is sent while nothing arrives.
 
 use std::{
     collections::BTreeMap,

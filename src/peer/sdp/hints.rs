@@ -1,6 +1,6 @@
 //! Hints in our answer for the bandwidth estimate and the encoder of a phone that runs libwebrtc: parameters of the
 //! H.264 format that libwebrtc defines (`x-google-start-bitrate` and related ones, kbit/s;
-//! `media/base/media_constants.cc`) and other implementations ignore (RFC 6184 §8.2.2: unrecognized parameters).
+//! `media/base/media_constants.cc`) and other implementations ignore (RFC 6184 §8.2.2).
 
 use std::sync::{
     Arc,

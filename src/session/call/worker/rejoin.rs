@@ -18,7 +18,7 @@ use crate::{
     types::ConnId,
 };
 
-/// A peer that was alive when its socket returned gives another sign of life within this time: ICE checks are
+/// A peer that was alive when its socket returned shows another sign of life within this time: ICE checks are
 /// 2 s apart.
 const SIGN_WITHIN: Duration = Duration::from_millis(2500);
 
