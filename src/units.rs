@@ -18,7 +18,7 @@ pub enum UnitError {
     #[error("{}", not_valid(.0, "duration", "3.5s, 500ms, 2m or 1h30m"))]
     Duration(String),
     /// A number that could be seconds or milliseconds.
-    #[error("`{0}` has no unit: write {0}ms or {0}s")]
+    #[error("`{0}` has no unit: use {0}ms or {0}s")]
     NoTimeUnit(String),
     /// Not a number of bytes.
     #[error("{}", not_valid(.0, "size", "100KB (1000 bytes each), 64KiB (1024), 1.5MB or a number of bytes"))]
@@ -30,7 +30,7 @@ pub enum UnitError {
     #[error("{}", not_valid(.0, "percentage", &format!("5% or 5, from 0 to {}", .1)))]
     Percentage(String, u32),
     /// A number that could be a fraction or a percentage.
-    #[error("`{number}` has no unit: write {percent}% or {number}%")]
+    #[error("`{number}` has no unit: use {percent}% or {number}%")]
     NoPercentSign {
         /// The number as given.
         number: String,
@@ -296,7 +296,7 @@ mod tests {
             assert_eq!(error, UnitError::NoTimeUnit(text.trim().into()), "{text}");
         }
         let error = duration("100").unwrap_err().to_string();
-        assert_eq!(error, "`100` has no unit: write 100ms or 100s");
+        assert_eq!(error, "`100` has no unit: use 100ms or 100s");
     }
 
     #[test]
@@ -340,7 +340,7 @@ mod tests {
         for read in [percentage, increase] {
             for (text, meant) in [("0.99", "99%"), ("0.07", "7%"), ("1", "100%"), (".5", "50%")] {
                 let error = read(text).unwrap_err().to_string();
-                assert_eq!(error, format!("`{text}` has no unit: write {meant} or {text}%"));
+                assert_eq!(error, format!("`{text}` has no unit: use {meant} or {text}%"));
             }
         }
         let error = increase("-5%").unwrap_err().to_string();

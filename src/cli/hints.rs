@@ -9,7 +9,7 @@ use clap::{
 
 /// Command, flags of other programs, and the hint.
 const HINTS: [(&str, &[&str], &str); 1] =
-    [("serve", &["--port", "-p", "--host", "--bind"], "write --listen ADDRESS:PORT")];
+    [("serve", &["--port", "-p", "--host", "--bind"], "use --listen ADDRESS:PORT")];
 
 /// Replaces clap's suggestion of a similarly spelled flag with a hint.
 pub(super) fn hinted(mut error: Error, argv: &[OsString]) -> Error {

@@ -35,7 +35,7 @@ pub fn check_url(flag: &str, url: &str) -> Result<(), Failure> {
     url.parse::<ServerUri>().map(drop).map_err(|problem| {
         Failure::usage(
             format!("{flag} `{url}`: {problem}"),
-            "write stun:HOST[:PORT], turn:HOST[:PORT][?transport=udp|tcp] or turns:HOST[:PORT]",
+            "use stun:HOST[:PORT], turn:HOST[:PORT][?transport=udp|tcp] or turns:HOST[:PORT]",
         )
     })
 }

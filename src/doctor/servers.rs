@@ -73,8 +73,7 @@ async fn resolve_one(
         Ok(uri) => uri,
         Err(error) => {
             let message = format!("not a valid ICE server URL: {error}");
-            let remedy =
-                "write stun:HOST[:PORT], turn:HOST[:PORT][?transport=udp|tcp] or turns:HOST";
+            let remedy = "use stun:HOST[:PORT], turn:HOST[:PORT][?transport=udp|tcp] or turns:HOST";
             row.problem = Some(Problem::error(code(&row, "bad-url"), Some(url), message, remedy));
             return vec![ServerTarget::without_address(row)];
         }

@@ -123,7 +123,7 @@ impl FromStr for Profile {
         let blocked = layers.iter().filter(|layer| **layer == Layer::UdpBlocked).count();
         if blocked > 0 && layers.len() > 1 {
             return impossible(
-                "`udp-blocked` makes other layers irrelevant; write `udp-blocked` alone",
+                "`udp-blocked` makes other layers irrelevant; use `udp-blocked` alone",
             );
         }
         Ok(Self { layers })

@@ -89,7 +89,7 @@ pub enum UriError {
     #[error("the only queries allowed are ?transport=udp and ?transport=tcp")]
     Query,
     /// Slashes after the scheme, as in `stun://`.
-    #[error("slashes after the colon are not allowed (RFC 7064 §3.1): write `turn:HOST`")]
+    #[error("slashes after the colon are not allowed (RFC 7064 §3.1): use `turn:HOST`")]
     Slashes,
     /// Credentials before the host, as in `user@`.
     #[error("credentials are not allowed in the URL (RFC 7065 §3.1)")]

@@ -465,8 +465,8 @@ fn every_flag_for_a_time_or_a_percentage_requires_a_unit() {
         for line in help(&words).lines() {
             let Some((flag, kind)) = line.trim_start().split_once(" <") else { continue };
             let (value, wanted) = match kind.split('>').next() {
-                Some("TIME") => ("100", "`100` has no unit: write 100ms or 100s"),
-                Some("PERCENT") => ("0.99", "`0.99` has no unit: write 99% or 0.99%"),
+                Some("TIME") => ("100", "`100` has no unit: use 100ms or 100s"),
+                Some("PERCENT") => ("0.99", "`0.99` has no unit: use 99% or 0.99%"),
                 _ => continue,
             };
             let flag = flag.rsplit(' ').next().unwrap().to_owned();
@@ -483,7 +483,7 @@ fn every_flag_for_a_time_or_a_percentage_requires_a_unit() {
     }
     let output = Run::new().config("[bench]\nmax-rtt-p95 = 100").run(&["bench"]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("write 100ms or 100s"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("use 100ms or 100s"), "{}", stderr(&output));
 }
 
 #[test]

@@ -145,7 +145,7 @@ fn invalid_input_is_reported_with_a_remedy() {
         ("", "no networks given"),
         ("--nat symetric,port", "did you mean `sym`"),
         ("--nat home-ruter", "did you mean `home-router`"),
-        ("--nat port+udp-blocked,port", "write `udp-blocked` alone"),
+        ("--nat port+udp-blocked,port", "use `udp-blocked` alone"),
         ("--scenario bad.toml", "`bad.toml`, line 3: unknown field `delai`"),
         ("--scenario bad.toml", "did you mean `delay`"),
         ("--nat bad.toml,port", "`bad.toml`, line 1: unknown field `a`"),

@@ -136,7 +136,7 @@ impl LabArgs {
             }
             _ if self.same_nat && !self.scenario.is_empty() => (
                 "--same-nat cannot be used with --scenario: the file defines the networks".into(),
-                "write [same-nat] in the file instead of [a] and [b]",
+                "use [same-nat] in the file instead of [a] and [b]",
             ),
             _ if self.fallback.is_some() && !self.kernel => {
                 ("--fallback requires --kernel".into(), "add --kernel, or omit --fallback")
@@ -374,7 +374,7 @@ mod tests {
             ("--nat port --matrix", "--nat and --matrix cannot be used together"),
             ("--nat symetric,port", "did you mean `sym`"),
             ("--nat port,home-ruter", "did you mean `home-router`"),
-            ("--nat port+udp-blocked,port", "write `udp-blocked` alone"),
+            ("--nat port+udp-blocked,port", "use `udp-blocked` alone"),
             ("--nat port --profiles sym", "--profiles requires --matrix"),
             ("--matrix --profiles port,port", "`port` twice"),
             ("--nat port,sym --same-nat", "not the same NAT"),

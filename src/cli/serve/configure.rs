@@ -164,13 +164,13 @@ fn parse_pairs(given: &[String], development: bool) -> Result<Vec<Pair>, Failure
             Some((id, ios, mac, user)) => {
                 let pair = Pair::active(id, user, ios, mac, unix_now());
                 let usage = |error: StoreError| {
-                    Failure::usage(format!("--add-pair: {error}"), "write ID:PHONE:MAC:USER")
+                    Failure::usage(format!("--add-pair: {error}"), "use ID:PHONE:MAC:USER")
                 };
                 pair.check().map(|()| pair).map_err(usage)
             }
             None => Err(Failure::usage(
                 units::not_valid(text, "pair for --add-pair", "ID:PHONE:MAC:USER"),
-                "write ID:PHONE:MAC:USER with two different devices (USER is optional for a dev server)",
+                "use ID:PHONE:MAC:USER with two different devices (USER is optional for a dev server)",
             )),
         }
     };

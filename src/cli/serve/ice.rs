@@ -98,7 +98,7 @@ impl IceArgs {
             }
         };
         ice::servers(&self.ice_server, &login, SystemTime::now()).map_err(|failure| Failure {
-            remedy: "write stun:HOST[:PORT], or turn:HOST[:PORT] with --ice-username and \
+            remedy: "use stun:HOST[:PORT], or turn:HOST[:PORT] with --ice-username and \
                     --ice-credential @FILE; for a shared secret use --turn-url and \
                      --turn-secret"
                 .into(),

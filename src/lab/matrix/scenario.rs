@@ -245,7 +245,7 @@ mod tests {
                 "[a]\nnat = 'port'\nip = 'ipv6'\n[b]\nnat = 'sym'".into(),
                 "`ip` is only allowed in scenarios with a timeline",
             ),
-            ("[a]\nnat = 'port+udp-blocked'\n[b]\nnat = 'sym'".into(), "write `udp-blocked` alone"),
+            ("[a]\nnat = 'port+udp-blocked'\n[b]\nnat = 'sym'".into(), "use `udp-blocked` alone"),
         ] {
             let error = scenario(&text).unwrap_err();
             assert!(error.contains(words), "{text}: {error}");

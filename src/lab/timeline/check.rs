@@ -79,7 +79,7 @@ impl Timeline {
                 }
                 EventAction::Nat(location, _) if one_nat(&profiles[location.peer()]).is_none() => {
                     return wrong(
-                        "`nat` replaces a single NAT, and the current network is not one: write \
+                        "`nat` replaces a single NAT, and the current network is not one: use \
                          `move` to change the network",
                     );
                 }

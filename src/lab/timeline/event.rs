@@ -126,7 +126,7 @@ impl TimelineEvent {
 fn event(line: &str) -> Result<TimelineEvent, String> {
     let (when, text) = line
         .split_once(':')
-        .ok_or("write `at TIME: WHAT`, as in `at 10s: kill signaling`".to_owned())?;
+        .ok_or("use `at TIME: WHAT`, as in `at 10s: kill signaling`".to_owned())?;
     let when = when.trim().strip_prefix("at ").ok_or("it must begin with `at TIME:`".to_owned())?;
     let at = time(when)?;
     let text = text.trim();
@@ -203,7 +203,7 @@ fn action(words: &[&str]) -> Result<EventAction, String> {
             match one_nat(&named(name)?.profile) {
                 Some(layer) => Ok(EventAction::Nat(who, layer)),
                 None => {
-                    Err(format!("`{name}` is not a single NAT: write `move` to change the network"))
+                    Err(format!("`{name}` is not a single NAT: use `move` to change the network"))
                 }
             }
         }
@@ -288,7 +288,7 @@ fn link(verb: &str, rest: &[&str]) -> Result<EventAction, String> {
 /// The syntax of an event as a hint.
 fn form(verb: &str) -> String {
     let form = FORMS.iter().find(|form| form.split(' ').next() == Some(verb));
-    form.map_or_else(|| unknown(verb), |form| format!("write `{form}`"))
+    form.map_or_else(|| unknown(verb), |form| format!("use `{form}`"))
 }
 
 fn unknown(verb: &str) -> String {
@@ -356,25 +356,25 @@ mod tests {
     #[test]
     fn errors_show_the_syntax() {
         for (line, words) in [
-            ("kill signaling", "write `at TIME: WHAT`"),
+            ("kill signaling", "use `at TIME: WHAT`"),
             ("10s: kill signaling", "begin with `at TIME:`"),
             ("at ten: kill a", "ten"),
             ("at 1s:", "the event is missing"),
             ("at 1s: kil a", "did you mean `kill signaling|turn|a|b`"),
             ("at 1s: explode", "supported: kill"),
             ("at 1s: kill c", "not one of signaling, turn, a"),
-            ("at 1s: kill", "write `kill signaling|turn|a|b`"),
+            ("at 1s: kill", "use `kill signaling|turn|a|b`"),
             ("at 1s: sleep a", "add a duration"),
             ("at 1s: unplug b", "add a duration"),
             ("at 1s: signaling off a", "add a duration"),
-            ("at 1s: signaling a for 1s", "write `signaling off a|b for TIME`"),
+            ("at 1s: signaling a for 1s", "use `signaling off a|b for TIME`"),
             ("at 1s: signaling off turn for 1s", "neither a"),
             ("at 1s: sleep c for 1s", "neither a"),
             ("at 1s: restart a for 3s", "omit `for`"),
             ("at 1s: cut for 0s", "not a valid duration"),
-            ("at 1s: nat a sym", "write `nat a|b -> NAT`"),
+            ("at 1s: nat a sym", "use `nat a|b -> NAT`"),
             ("at 1s: nat a -> symm", "did you mean"),
-            ("at 1s: nat a -> udp-blocked", "write `move`"),
+            ("at 1s: nat a -> udp-blocked", "use `move`"),
             ("at 1s: move a -> lte over ipv5", "ipv5"),
             ("at 1s: loss a 200%", "200%"),
             ("at 1s: loss-burst a many", "not a valid number of packets"),

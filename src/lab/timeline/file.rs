@@ -292,7 +292,7 @@ mod tests {
             ("timeline = ['at 3s: kill a', 'at 1s: start a']", "write events in order"),
             ("timeline = ['at 1s: start signaling']", "already running"),
             ("timeline = ['at 1s: kill a', 'at 2s: kill a']", "not running"),
-            ("timeline = ['at 1s: move a -> udp-blocked', 'at 1s: nat a -> sym']", "write `move`"),
+            ("timeline = ['at 1s: move a -> udp-blocked', 'at 1s: nat a -> sym']", "use `move`"),
             ("timeline = ['at 1s: move a -> lte over ipv6']", "no IP version in common"),
             ("timeline = ['at 1s: kill a']\nduration = '3s'", "must have recovered by 6s"),
             ("timeline = ['at 1s: kill a']\ninterval = '10ms'", "at least 0.1s"),

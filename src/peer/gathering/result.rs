@@ -147,7 +147,7 @@ impl GatherResult {
                 refusal_remedy(*code, self.username.as_deref(), now, clock_skew)
             }
             GatherOutcome::Unusable(_) => {
-                "write stun:HOST[:PORT], turn:HOST[:PORT][?transport=udp|tcp] or turns:HOST[:PORT], \
+                "use stun:HOST[:PORT], turn:HOST[:PORT][?transport=udp|tcp] or turns:HOST[:PORT], \
                  and give a TURN server a username and a credential"
                     .into()
             }
