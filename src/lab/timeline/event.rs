@@ -223,7 +223,7 @@ fn action(words: &[&str]) -> Result<EventAction, String> {
                 }
             }
         }
-        "loss" | "loss-burst" | "delay" | "jitter" | "rate" | "cut" => link(verb, rest),
+        "loss" | "loss-burst" | "delay" | "jitter" | "rate" | "queue" | "cut" => link(verb, rest),
         verb => Err(unknown(verb)),
     }
 }
@@ -351,6 +351,19 @@ mod tests {
             panic!()
         };
         assert_eq!(cut.loss, Some(1.0));
+    }
+
+    #[test]
+    fn every_listed_event_is_parsed() {
+        for form in FORMS {
+            let verb = form.split(' ').next().unwrap();
+            let error = action(&[verb, "no", "such", "arguments"]).unwrap_err();
+            assert!(!error.contains("unknown event"), "{form}: {error}");
+        }
+        let EventAction::Link(None, changes) = read("at 1s: queue 32KB").unwrap().action else {
+            panic!()
+        };
+        assert!(changes.queue.is_some());
     }
 
     #[test]
