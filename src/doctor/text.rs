@@ -173,7 +173,11 @@ fn results(server: &Server) -> String {
         parts.push(format!("not measured: {why}"));
     }
     if let Some(left) = server.credential_expires_in_s.filter(|left| server.turn && *left < 3600) {
-        parts.push(format!("login valid {}", rough_duration(left as f64)));
+        let length = rough_duration(left as f64);
+        parts.push(match left {
+            ..=0 => format!("login expired {length} ago"),
+            _ => format!("login valid {length}"),
+        });
     }
     parts.join(" · ")
 }
@@ -328,5 +332,16 @@ mod tests {
         let line =
             "  ✓ turn:192.0.2.7:3478?transport=udp  relays · rtt 1.23 s · login valid 10 min";
         assert!(text(&report).contains(line), "{}", text(&report));
+    }
+
+    #[test]
+    fn an_expired_login_is_not_shown_as_valid() {
+        let mut report = report();
+        report.servers = vec![Server {
+            credential_expires_in_s: Some(-300),
+            ..server("turn:192.0.2.7:3478?transport=udp")
+        }];
+        let text = text(&report);
+        assert!(text.contains("login expired 5 min ago") && !text.contains("valid"), "{text}");
     }
 }
