@@ -38,7 +38,7 @@ pub struct Share {
 }
 
 impl BenchPlan {
-    /// The share of the counted connection `index`, from 0. A remainder goes to the first connections.
+    /// The share of counted connection `index`, from 0. The first connections get the remainder.
     #[must_use]
     pub fn share(&self, index: u64) -> Share {
         if self.duration.is_some() {

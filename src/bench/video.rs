@@ -46,7 +46,7 @@ pub(super) struct Entry {
     completed: Option<Instant>,
     /// How it arrived, if it arrived in this process.
     pub(super) arrival: Option<ArrivedKeyframe>,
-    /// What goes into the result.
+    /// Its entry in the result.
     pub(super) record: KeyframeRecord,
 }
 

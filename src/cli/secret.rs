@@ -59,7 +59,7 @@ impl SecretText {
     /// `Bearer `, or the JSON object of a login response. This is a clap value parser.
     ///
     /// # Errors
-    /// See [`SecretText::parse`]; also if the rest cannot be a token.
+    /// See [`SecretText::parse`]; even if the rest cannot be a token.
     pub fn parse_token(text: &str) -> Result<Self, SecretError> {
         Self::parse(text)?.bare()
     }

@@ -3,7 +3,7 @@
 //!
 //! A [`Gateway`] is the home router and the carrier of a peer. The peer's socket is inside; each mapping of
 //! the outermost NAT is a real UDP socket outside, so STUN and TURN servers and remote peers see the same as
-//! with a real NAT. The decision logic does no I/O, gets the time as an argument, and is deterministic for a
+//! with a real NAT. The decision logic does no I/O, takes the time as an argument, and is deterministic for a
 //! given seed.
 //!
 //! - [`translator`]: one NAT or firewall (RFC 4787) · [`stack`]: several in a row

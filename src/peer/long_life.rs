@@ -221,7 +221,7 @@ impl Call {
         self.sent.insert(self.keyframes, self.up);
         let timestamp = match self.stamps {
             TimestampKind::Ours => {
-                // Occasionally the wall clock is set between capture and sending.
+                // Occasionally the wall clock is changed between capture and sending.
                 let ages = [20, 20, 20, 86_400_000, 0];
                 let age = ages[self.random.random_range(0..ages.len())];
                 self.timestamps.next(self.at(SENDER), Duration::from_millis(age))

@@ -149,7 +149,7 @@ struct Receiver<'a> {
 /// Receives until the count or `stop` ends it.
 ///
 /// # Errors
-/// [`SessionError`] when signaling fails, the directory is not usable at the start, not everything can be
+/// [`SessionError`] when signaling fails, the directory is not usable at startup, not everything can be
 /// written, or nothing arrives in time. Everything received before is on disk.
 pub async fn run(
     config: ReceiverConfig,

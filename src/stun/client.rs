@@ -1,5 +1,5 @@
 //! A client of one STUN or TURN server over UDP, TCP or TLS: Binding (RFC 8489), and an allocation
-//! with long-term credentials and data through it (RFC 8656). It serves to examine servers; a peer
+//! with long-term credentials and data through it (RFC 8656). It is for testing servers; a peer
 //! connection has its own client.
 //!
 //! - `error`: the errors · `wire`: the transports
@@ -33,7 +33,7 @@ const SENT_AT: [Duration; 4] = [
     Duration::from_millis(1600),
 ];
 
-/// How long an answer is awaited.
+/// How long to wait for an answer.
 pub const PATIENCE: Duration = Duration::from_millis(3500);
 
 /// Protocol number of UDP, for REQUESTED-TRANSPORT.

@@ -218,7 +218,7 @@ const refused = (side) => async (call, given) => {
   return { faults, result: `refused: “${error?.stage}: ${error?.message}”` };
 };
 
-/** The available figures, also if something is missing. */
+/** The available figures, even if something is missing. */
 const guarded = (side, body) => async (call, given) => {
   try {
     return await body(call, given);

@@ -129,7 +129,7 @@ pub struct Cell {
     pub agree: bool,
     /// Why it did not connect, or is not as expected.
     pub reason: Option<FailureRecord>,
-    /// Number of measurements; a cell that is not as expected is measured once more, alone.
+    /// Number of measurements; a cell that is not as expected is measured again, on its own.
     #[serde(default)]
     pub attempts: u32,
     /// Whether both peers were behind the same NATs.

@@ -1,7 +1,7 @@
 //! The result of a bench run, schema `orion-peer/bench/1`: printed by `--json`, written by `--out`, read by
 //! `--baseline` and `report`.
 //!
-//! Times are in ms (`…Ms`), moments in seconds since the start of the run (`atS`), sizes in bytes, shares from 0 to 1.
+//! Durations are in ms (`…Ms`), points in time in seconds since the start of the run (`atS`), sizes in bytes, shares from 0 to 1.
 //! A quantity that was not measured is null or absent, never 0. `schema.json` in this directory is the equivalent for
 //! JSON Schema validators.
 

@@ -1,4 +1,4 @@
-//! The difference of two shares: Newcombe's hybrid score interval, also for clustered trials.
+//! The difference of two shares (proportions): Newcombe's hybrid score interval, also for clustered trials.
 
 use super::MIN_CLUSTERS;
 use crate::stats::{

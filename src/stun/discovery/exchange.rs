@@ -20,7 +20,7 @@ const SENT_AT: [Duration; 5] = [
     Duration::from_millis(1800),
 ];
 
-/// How long an answer is awaited.
+/// How long to wait for an answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The purpose of a request.

@@ -34,7 +34,7 @@ async fn received(peer: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     (buffer, from)
 }
 
-/// IPv6 addresses that embed private IPv4 addresses are rejected by default, and also when all of IPv6 is
+/// IPv6 addresses that embed private IPv4 addresses are rejected by default and even when all of IPv6 is
 /// allowed (ASVS 17.1.1).
 #[tokio::test]
 async fn special_addresses_and_their_embeddings_are_refused() {
