@@ -1,7 +1,7 @@
 //! The login token of the token API: identifies the user.
 //!
 //! In production it is a Supabase access token: ES256 or RS256 with the project's published keys, HS256 with
-//! its secret, or either while the project migrates. The development server also accepts the fixed token
+//! its secret, or either while the project migrates. The dev server also accepts the fixed token
 //! [`DEV_TOKEN`] when it listens on loopback only, and a random one otherwise.
 
 use async_trait::async_trait;
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::proto::claims::{Audience, seconds, some_seconds};
 
-/// Login token of the development server.
+/// Login token of the dev server.
 pub const DEV_TOKEN: &str = "dev";
 
 /// User id of [`DEV_TOKEN`].
@@ -181,7 +181,7 @@ impl LoginCheck for AccessTokens {
     }
 }
 
-/// Login of a development server: one token for [`DEV_USER`], and access tokens if a secret is set.
+/// Login of a dev server: one token for [`DEV_USER`], and access tokens if a secret is set.
 #[derive(Debug, Clone)]
 pub struct DevLogin {
     /// The token: [`DEV_TOKEN`] if only this machine can connect, otherwise a random one.
@@ -206,7 +206,7 @@ impl LoginCheck for DevLogin {
         match &self.access_tokens {
             Some(tokens) => tokens.user(token, now).await,
             None if self.token.is(DEV_TOKEN.as_bytes()) => Err(TokenError::Malformed(format!(
-                "a development server accepts only the login token `{DEV_TOKEN}`"
+                "a dev server accepts only the login token `{DEV_TOKEN}`"
             ))
             .into()),
             None => Err(TokenError::Malformed(

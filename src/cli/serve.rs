@@ -125,7 +125,7 @@ impl ServeArgs {
         self.listen.unwrap_or(DEV_ADDRESS)
     }
 
-    /// Whether a maximum number of connections is given; without one, a development server expects just a few.
+    /// Whether a maximum number of connections is given; without one, a dev server expects just a few.
     fn has_connection_limits(&self) -> bool {
         let Self { limits, turn, .. } = self;
         limits.max_sockets.or(limits.max_connections).is_some()
@@ -145,7 +145,8 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// Whether it is a development server, which runs on a terminal and has its own pair and login.
+    /// Whether it is a dev server, of this machine or of the local network: it runs on a terminal and has its own pair and
+    /// login.
     #[must_use]
     pub fn is_development(self) -> bool {
         self != Self::Production

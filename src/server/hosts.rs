@@ -1,4 +1,4 @@
-//! A development server has a well-known login, so it answers only requests whose host is this machine.
+//! A dev server has a well-known login, so it answers only requests whose host is this machine.
 //! Otherwise any web page could use a name that resolves to this machine (DNS rebinding) to fetch tokens and
 //! TURN credentials. With TLS the certificate prevents that, because it is not valid for such a name.
 
@@ -30,7 +30,7 @@ pub(super) async fn check(
     if host.into_iter().chain(target).all(|host| is_own(host, listening)) {
         return next.run(request).await;
     }
-    let message = "this development server serves this machine only: use localhost or its IP address, \
+    let message = "this dev server serves this machine only: use localhost or its IP address, \
                    or start it with --jwt-secret to use another name";
     let body = ErrorBody { code: "wrong-host".into(), message: message.into() };
     (StatusCode::MISDIRECTED_REQUEST, Json(body)).into_response()

@@ -169,7 +169,8 @@ pub(super) fn without_channel(vitals: &Vitals) -> Option<String> {
     (over && missing).then(|| {
         let seconds = CHANNEL_WITHIN.as_secs();
         format!(
-            "the data channel has not opened within {seconds} s after DTLS: pings, texts and settings are unavailable; video continues"
+            "the data channel has not opened within {seconds} s after DTLS: pings, text messages and \
+             settings are unavailable; video continues"
         )
     })
 }

@@ -48,7 +48,7 @@ pub const RULES: &[Rule] = &[
     Rule::new(
         "handshake.421-host",
         [
-            "A development server accepts only requests for this machine's own names.",
+            "A dev server accepts only requests for this machine's own names.",
             "HTTP 421 or 403 for another Host, from the token API and before the upgrade (not run \
              against other servers)",
             "compare Host with localhost and the loopback addresses, to prevent DNS rebinding",
@@ -138,7 +138,7 @@ async fn foreign_host(server: &ServerUnderTest) -> Finding {
     }
     let body = server.token_request_body(Party::Phone).to_string();
     if request_token(server, DEV_TOKEN, &body).await?.status != 200 {
-        return not_run("not a development server: it does not accept the login token `dev`");
+        return not_run("not a dev server: it does not accept the login token `dev`");
     }
     let answer = server.request_token_as(Some(DEV_TOKEN), &body, Some(FOREIGN_HOST)).await?;
     if !is_rejection(&answer) {

@@ -104,7 +104,7 @@ fn random_verifier(policy: Policy) -> Result<Verifier, Failure> {
     Ok(Verifier::new(keys, policy))
 }
 
-/// The data for the page at `/`; the pair of a development server is not secret.
+/// The data for the page at `/`; the pair of a dev server is not secret.
 fn page(mode: Mode) -> serde_json::Value {
     let mut answer = serde_json::json!({
         "mode": "pair",
@@ -148,7 +148,7 @@ async fn dev_config(
     Ok(config)
 }
 
-/// Parses the pairs to add; only a development server has a default user for them.
+/// Parses the pairs to add; only a dev server has a default user for them.
 fn parse_pairs(given: &[String], development: bool) -> Result<Vec<Pair>, Failure> {
     let parse = |text: &String| {
         let parts: Vec<&str> = text.split(':').collect();

@@ -1,4 +1,4 @@
-//! `serve --lan`: a development server for phones on the local network. It listens on all interfaces, signs with a
+//! `serve --lan`: a dev server for phones on the local network. It listens on all interfaces, signs with a
 //! random secret, creates a certificate, and has the dev server's pair and a random login token; nothing is
 //! accepted without a token.
 

@@ -134,7 +134,7 @@ pub async fn start(
         ..plain_config(args, wanted, address, mode, &secret)?
     };
     let relay = match TurnServer::start(turn_config.clone()).await {
-        // The default port is in use, perhaps by coturn: a development server picks a free port.
+        // The default port is in use, perhaps by coturn: a dev server picks a free port.
         Err(TurnError::Listen { .. }) if mode.is_development() && args.turn_listen.is_none() => {
             let free = Some(SocketAddr::new(wanted.ip(), 0));
             TurnServer::start(TurnConfig { udp: free, tcp: free, ..turn_config }).await

@@ -1,4 +1,4 @@
-//! Output lines of a development server about clients that join, leave or are rejected. They are written on a separate
+//! Output lines of a dev server about clients that join, leave or are rejected. They are written on a separate
 //! thread, because a terminal may block, and are rate-limited, so that a flood leaves the terminal readable.
 
 use std::{
