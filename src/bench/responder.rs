@@ -35,7 +35,7 @@ pub enum ResponderEvent {
 /// Responds until `stop` completes.
 ///
 /// # Errors
-/// The signaling server cannot be reached, or refuses this device.
+/// The signaling server cannot be reached, or rejects this device.
 pub async fn run(
     config: CallConfig,
     stop: impl Future<Output = ()> + Send,

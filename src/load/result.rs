@@ -53,7 +53,7 @@ pub struct Sockets {
     pub requested: u64,
     /// Sockets opened (101 response).
     pub opened: u64,
-    /// Handshakes refused or not answered.
+    /// Handshakes rejected or not answered.
     pub failed: u64,
     /// Sockets lost later; the other socket of the room, which is then closed, is not counted.
     pub lost: u64,

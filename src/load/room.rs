@@ -96,7 +96,7 @@ fn remedy_of_loss(message: &str) -> &'static str {
     }
 }
 
-/// Opens both sockets; `None` if one of them was refused.
+/// Opens both sockets; `None` if one of them was rejected.
 async fn open(shared: &Arc<RunState>, index: u32) -> Option<Room> {
     let pair = plan::pair(index);
     let mut sides = Vec::with_capacity(2);

@@ -81,7 +81,7 @@ pub(super) async fn admit(shared: &Shared, request: &Parts) -> Result<Admitted, 
     Ok(Admitted { claims, role, user, at, accept, echo_protocol: protocols.contains(&SUBPROTOCOL) })
 }
 
-/// The refusal for a token that is not valid or cannot be checked at the moment.
+/// The rejection of a token that is not valid or cannot be checked at the moment.
 fn token_refused(error: &TokenError) -> Refusal {
     if matches!(error, TokenError::KeysUnavailable(_)) {
         tracing::error!(%error, "cannot check the token of a handshake");
