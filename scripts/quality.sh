@@ -30,7 +30,7 @@ fail() {
 fetch() {
     local dir=$1 work package photo found
     work=$(mktemp -d)
-    # shellcheck disable=SC2064 # The current value of the variable.
+    # shellcheck disable=SC2064 # Expanded now: `work` is local.
     trap "rm -rf '$work'" EXIT
     chmod 755 "$work"
     for package in "${packages[@]}"; do

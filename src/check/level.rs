@@ -6,8 +6,8 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// Requirements on the production server: the contract's bold fields, and no unauthorized
-    /// access.
+    /// Requirements on the production server: the fields of the production contract, which are bold
+    /// in the guide, and no unauthorized access.
     Production,
     /// The whole contract.
     Strict,

@@ -53,7 +53,7 @@ impl LinkQueue {
         self.burst_left = 0;
     }
 
-    /// Whether the next packet is lost. Bursts start just often enough to keep the overall share: of every
+    /// Whether the next packet is lost. Bursts start just often enough to keep the loss rate: of every
     /// `N + (1 - p) / p` packets, where `p` is the probability that one starts, `N` are lost.
     fn loses(&mut self) -> bool {
         let chance = self.random.share();

@@ -1,4 +1,4 @@
-//! The whole message schema: relaying beyond the bold fields, rejections, and token renewal.
+//! The message schema beyond the production contract: relaying, rejections, and token renewal.
 
 use serde_json::json;
 

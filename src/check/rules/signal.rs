@@ -123,7 +123,7 @@ pub(super) fn candidate_text(pair: &str, port: usize) -> String {
     .to_string()
 }
 
-/// Sends a message and expects its bold fields to arrive.
+/// Sends a message and expects its fields of the production contract to arrive.
 pub(super) async fn reaches(
     from: &mut Socket,
     to: &mut Socket,

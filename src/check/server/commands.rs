@@ -1,4 +1,4 @@
-//! Commands given by the user that change the server: revoking the pair, restarting.
+//! The user's commands that change the server: revoking the pair, restarting.
 
 use tokio::process::Command;
 

@@ -23,7 +23,7 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 /// Datagrams kept for each direction, to be replayed.
 const KEPT: usize = 64;
 
-/// Interval of injections at each peer: about a thousand datagrams a second.
+/// Interval of injections at each peer: about a thousand datagrams per second.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// The traffic of a peer.
