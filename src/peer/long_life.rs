@@ -445,7 +445,7 @@ impl Call {
         self.run_timers(RECEIVER);
     }
 
-    /// Sends keyframes at the usual cadence. Afterwards all that must arrive have arrived, and nothing is held.
+    /// Sends keyframes at the usual cadence. Afterward all that must arrive have arrived, and nothing is held.
     fn burst(&mut self, count: u32) {
         for _ in 0..count {
             self.send_keyframe();
