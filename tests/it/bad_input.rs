@@ -39,7 +39,7 @@ use crate::run::{Ended, HANG, Rig, run, sample, serve, sha256, start};
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 /// A loopback URL on which nothing listens.
-pub fn nobody() -> String {
+pub fn unused_server() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     format!("ws://{}", listener.local_addr().unwrap())
 }
@@ -49,7 +49,7 @@ pub fn message(error: &Value) -> &str {
 }
 
 pub fn send(dir: &Path, source: &str) -> Ended {
-    run(dir, &["send", "--json", "--signal", &nobody(), "--source", source])
+    run(dir, &["send", "--json", "--signal", &unused_server(), "--source", source])
 }
 
 #[test]
@@ -433,7 +433,7 @@ fn servers_of_another_protocol_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let jwt = token("mac", "demo", SECRET, 300);
     let (page, noise, silent) = (answering(PAGE), answering(NOISE), answering(b""));
-    let down = nobody();
+    let down = unused_server();
     let cases = [
         (&page, None, "token"),
         (&page, Some(&jwt), "signaling"),
@@ -594,7 +594,7 @@ fn garbage() -> Vec<ControlMessage> {
             height: 0,
         }),
         ControlMessage::Unknown,
-        ControlMessage::Pong { id: Id::Text("nobody asked".into()), ts: number(-1e300), at: None },
+        ControlMessage::Pong { id: Id::Text("unrequested".into()), ts: number(-1e300), at: None },
         ControlMessage::Ack {
             id: None,
             error: Some("\u{1b}[31mred\u{7}".into()),

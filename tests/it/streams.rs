@@ -410,6 +410,6 @@ fn send_reads_pipes_from_a_shell_and_stdin() {
 }
 
 fn send_without_server(rig: &Rig, source: &str) -> String {
-    let words = ["send", "--json", "--signal", &nobody(), "--source", source];
+    let words = ["send", "--json", "--signal", &unused_server(), "--source", source];
     message(&run(rig.dir.path(), &words).failed(1, "source")).to_owned()
 }

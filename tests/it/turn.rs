@@ -208,7 +208,7 @@ async fn binding_is_answered_on_tcp_regardless_of_segmentation() {
         stream.read_exact(&mut buffer).await.unwrap();
         assert_mapped(&buffer, stream.local_addr().unwrap());
     }
-    stream.write_all(b"\x80 is no frame").await.unwrap();
+    stream.write_all(b"\x80 not a frame").await.unwrap();
     assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0, "the server closes the connection");
 }
 

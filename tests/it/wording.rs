@@ -148,6 +148,10 @@ fn texts_use_the_terms_of_the_field() {
         let text = fs::read_to_string(path).unwrap();
         let name = path.strip_prefix(root).unwrap().display();
         for (line, phrase, instead) in findings(&words_of(path, &text)) {
+            // The user of that name.
+            if phrase == "nobody" && path.ends_with("tests/camera/checks.sh") {
+                continue;
+            }
             count += 1;
             writeln!(wrong, "{name}:{line}: `{phrase}`; instead: {instead}").unwrap();
         }

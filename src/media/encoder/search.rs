@@ -81,7 +81,7 @@ impl Search {
         }
         let crossing = self.crossing();
         let guess = match (self.over, self.fits) {
-            // There is no QP on the other side of the crossing yet.
+            // There is no QP on the far side of the crossing yet.
             (None, Some(_)) => crossing.floor(),
             // With few passes left and no picture that fits, a picture that is too small is better than
             // none.
