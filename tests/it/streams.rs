@@ -25,7 +25,7 @@ use orion_peer::{
 };
 
 use crate::{
-    bad_input::{block_on, message, nobody, open as open_link, send, test_peer},
+    bad_input::{block_on, message, open as open_link, send, test_peer, unused_server},
     run::{Rig, follow, run, sample},
 };
 
