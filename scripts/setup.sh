@@ -25,6 +25,8 @@ test_needs=(
     "firefox-esr firefox-esr"
     "node nodejs"
     "npm npm"
+    "go golang-go"
+    "/usr/share/gocode/src/github.com/pion/webrtc golang-github-pion-webrtc.v3-dev"
     "ffmpeg ffmpeg"
     "faketime faketime"
     "qemu-system-x86_64 qemu-system-x86"

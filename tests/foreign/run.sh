@@ -46,5 +46,8 @@ fi
 # A separate program with its own dependencies.
 CARGO_TARGET_DIR=$target/foreign-str0m cargo build --quiet --release --locked --manifest-path apps/str0m/Cargo.toml >&2
 export STR0M=$target/foreign-str0m/release/orion-peer-foreign-str0m
+# Debian's packages, without network.
+export PION=$target/foreign-pion/orion-peer-foreign-pion
+GO111MODULE=off GOPATH=/usr/share/gocode GOCACHE=$target/foreign-pion/cache go build -o "$PION" apps/pion/main.go >&2
 rm -rf "$FOREIGN_LOGS"
 exec node main.js "$@"

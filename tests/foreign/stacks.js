@@ -5,7 +5,7 @@ import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
 
 const here = import.meta.dirname;
-const { PYTHON, CHROMIUM, FIREFOX, STR0M } = process.env;
+const { PYTHON, CHROMIUM, FIREFOX, STR0M, PION } = process.env;
 
 /** Debian's Python, because PyGObject is a Debian package. */
 const SYSTEM_PYTHON = "/usr/bin/python3";
@@ -54,6 +54,11 @@ export const STACKS = [
   {
     name: "str0m", command: node("engine.js", STR0M),
     version: /str0m = \{ version = "=([\d.]+)"/.exec(readFileSync(path.join(here, "apps/str0m/Cargo.toml"), "utf8"))[1],
+    limits: {},
+  },
+  {
+    name: "pion", survives: true, relays: true, command: node("engine.js", PION),
+    version: text("dpkg-query", "--show", "--showformat=${source:Upstream-Version}", "golang-github-pion-webrtc.v3-dev"),
     limits: {},
   },
   {

@@ -6,8 +6,8 @@
 // Requests: `{"do":"connect","role","iceServers","unit","every","relay"}` first; `offer` (with `restart`) and `remote`
 // (with `type` and `sdp`) get one reply each, `{"description":{type,sdp}}`, `{"taken":true}` or `{"error":…}`;
 // `candidate`, `say` and `stop` (no more pictures) get none. Events: `candidate`, `state`, `opened` (a channel, by its
-// number: the phone's own is 0) with its `label`, `heard` on a `channel`, `unit` (an access unit in hexadecimal digits)
-// and `picture` (one was handed to the stack).
+// number: the phone's own is 0) with its `label`, `heard` on a `channel`, `unit` (an access unit in hexadecimal digits, with
+// its `rtpTimestamp` if the stack has one) and `picture` (one was handed to the stack).
 
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -18,6 +18,8 @@ import { EVERY } from "./rtp.js";
 
 const { command: [program, ...args], role, unit, relay } = options();
 const running = new Set();
+
+const digest = (digits) => createHash("sha256").update(Buffer.from(digits, "hex")).digest("hex");
 
 /** Number of the channel that the phone opens. */
 const OWN = 0;
@@ -73,7 +75,7 @@ class Connection {
     else if (message.state) this.#state(message.state);
     else if (message.opened !== undefined) this.#opened(message.opened, message.label);
     else if (message.heard !== undefined) this.channels.get(message.channel)?.onmessage?.({ data: message.heard });
-    else if (message.unit) emit("keyframe", { sha256: createHash("sha256").update(Buffer.from(message.unit, "hex")).digest("hex") });
+    else if (message.unit) emit("keyframe", { rtpTimestamp: message.rtpTimestamp, sha256: digest(message.unit) });
     else if (message.picture) emit("picture");
   }
 
