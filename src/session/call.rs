@@ -3,16 +3,17 @@
 //! The sender offers as soon as it has joined (the server holds the offer until the other device joins). The
 //! receiver answers. A repeated offer gets the same answer again; an offer with the same DTLS fingerprint is a
 //! renegotiation, any other offer starts a new connection. The loss of a signaling socket, of either peer, does
-//! not affect the connection: see `worker::rejoin`.
+//! not affect the connection: see `core::rejoin`.
 //!
 //! The connection is monitored (`super::liveness`). After 4 s without incoming traffic the sender restarts ICE;
 //! when the connection is dead, the sender replaces it, and the receiver asks for a replacement. When this
 //! machine's network changes, the peer opens a new signaling socket immediately, because the old one is dead. A
 //! sender that moved restarts ICE on new sockets; when the receiver moved, the sender judges its new socket as
-//! described in `worker::rejoin`.
+//! described in `core::rejoin`.
 
+mod core;
+mod driver;
 mod network;
-mod worker;
 
 use std::{
     sync::Arc,
@@ -24,7 +25,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use self::worker::Worker;
+use self::driver::CallDriver;
 use super::{SessionError, negotiation::NegotiationLog};
 use crate::{
     peer::{Peer, PeerConfig, PeerEvent, stats::Snapshot},
@@ -124,8 +125,9 @@ impl Call {
         let (events_in, events) = mpsc::channel(QUEUE);
         let (peer_in, peer) = watch::channel(None);
         let (close, close_out) = oneshot::channel();
-        let worker = Worker::new(client, config.peer, config.negotiation_log, events_in, peer_in);
-        let task = tokio::spawn(worker.run(client_events, close_out));
+        let driver =
+            CallDriver::new(client, config.peer, config.negotiation_log, events_in, peer_in);
+        let task = tokio::spawn(driver.run(client_events, close_out));
         Self { events, peer, close: Some(close), task }
     }
 

@@ -6,11 +6,9 @@
 //! the peer reports that it still has the connection, and otherwise one new offer is sent: a restarted app cannot
 //! continue the old DTLS association. A second offer is never sent while one is being answered.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::time::Instant;
-
-use super::{CallEvent, Worker, descriptions::fingerprint};
+use super::{CallCore, CallEvent, Now, Surroundings, connection::Phase, descriptions::fingerprint};
 use crate::{
     peer::PeerRole,
     proto::signaling::{Body, ConnectionClaim, fingerprint_digest},
@@ -30,6 +28,7 @@ const CLAIM_WITHIN: Duration = Duration::from_millis(300);
 const CONFIRMED_AFTER: Duration = Duration::from_secs(30);
 
 /// A new socket that may belong to the current peer or to a new one.
+#[derive(Debug)]
 pub(super) struct Newcomer {
     conn: ConnId,
     /// Age of the connection when the socket joined.
@@ -40,14 +39,14 @@ pub(super) struct Newcomer {
     alive: bool,
 }
 
-impl Worker {
+impl CallCore {
     /// Reports the receiver's connection to the sender, which may have to offer.
-    pub(super) fn send_state(&self) {
-        if !self.relays_state || self.template.role == PeerRole::Sender {
+    pub(super) fn send_state(&mut self) {
+        if !self.relays_state || self.role == PeerRole::Sender {
             return;
         }
-        let current = self.current.as_ref().filter(|current| current.remote_sdp.is_some());
-        let local = current.and_then(|current| current.local_sdp.as_deref());
+        let connection = self.connection.as_ref().filter(|one| one.remote_sdp.is_some());
+        let local = connection.and_then(|connection| connection.local_sdp.as_deref());
         let fingerprint = local.and_then(fingerprint).map(fingerprint_digest);
         let connection = match fingerprint {
             Some(_) => ConnectionClaim::Alive,
@@ -56,59 +55,64 @@ impl Worker {
         self.send(Body::State { connection, fingerprint });
     }
 
-    pub(super) async fn on_peer_joined(&mut self, conn: ConnId) -> bool {
+    pub(super) fn on_peer_joined(&mut self, now: Now, conn: ConnId, here: &dyn Surroundings) {
         self.remote_present = Some(true);
         self.remote_conn = Some(conn.clone());
-        if !self.emit(CallEvent::PeerJoined).await {
-            return false;
+        self.emit(CallEvent::PeerJoined);
+        if self.role == PeerRole::Receiver {
+            return;
         }
-        if self.template.role == PeerRole::Receiver {
-            return true;
+        let (health, resend_at) = (self.health(here), self.resend_offer_at(now));
+        let Some(connection) = &mut self.connection else {
+            self.offer(now);
+            return;
+        };
+        if connection.conn.as_ref() == Some(&conn) {
+            return;
         }
-        let (health, resend_at) = (self.health(), self.resend_offer_at());
-        let Some(current) = &mut self.current else { return self.offer().await };
-        if current.conn.as_ref() == Some(&conn) {
-            return true;
-        }
-        if current.remote_sdp.is_none() && current.restarting.is_none() {
+        if connection.remote_sdp.is_none() && !connection.is_restarting() {
             // An offer held by the server is handed to the newcomer; an offer that was delivered went to the lost
             // socket.
-            let lost = std::mem::replace(&mut current.delivered, true);
-            current.conn = Some(conn);
-            current.deadline = Some(resend_at);
+            let lost = std::mem::replace(&mut connection.delivered, true);
+            connection.conn = Some(conn);
+            connection.deadline = Some(resend_at);
             if lost {
                 self.resend_description();
             }
-            return true;
+            return;
         }
         let within = match health {
             Some(Health::Alive | Health::SettingUp) => SIGN_WITHIN,
             _ if self.relays_state => CLAIM_WITHIN,
             _ => Duration::ZERO,
         };
-        let joined = current.peer.vitals().now;
-        self.newcomer = Some(Newcomer { conn, joined, due: Instant::now() + within, alive: false });
-        if within.is_zero() { self.on_newcomer_due().await } else { true }
+        let joined = here.vitals().map(|vitals| vitals.now).unwrap_or_default();
+        self.newcomer = Some(Newcomer { conn, joined, due: now.at + within, alive: false });
+        if within.is_zero() {
+            self.on_newcomer_due(now, here);
+        }
     }
 
     /// The time allowed for a `state` message or a sign of life has elapsed.
-    pub(super) async fn on_newcomer_due(&mut self) -> bool {
-        let Some(newcomer) = &mut self.newcomer else { return true };
-        let Some(current) = &mut self.current else {
+    pub(super) fn on_newcomer_due(&mut self, now: Now, here: &dyn Surroundings) {
+        let Some(newcomer) = &mut self.newcomer else { return };
+        let Some(connection) = &mut self.connection else {
             self.newcomer = None;
-            return self.offer().await;
+            self.offer(now);
+            return;
         };
         if newcomer.alive {
-            current.conn = Some(newcomer.conn.clone());
+            connection.conn = Some(newcomer.conn.clone());
             self.newcomer = None;
-            return true;
+            return;
         }
-        if current.peer.vitals().last_sign_of_life().is_some_and(|heard| heard > newcomer.joined) {
+        let last = here.vitals().and_then(|vitals| vitals.last_sign_of_life());
+        if last.is_some_and(|heard| heard > newcomer.joined) {
             newcomer.alive = true;
-            newcomer.due = Instant::now() + CONFIRMED_AFTER;
-            return true;
+            newcomer.due = now.at + CONFIRMED_AFTER;
+            return;
         }
-        self.offer_to_newcomer().await
+        self.offer_to_newcomer(now);
     }
 
     /// Whether it is undecided which peer a new socket belongs to.
@@ -117,43 +121,54 @@ impl Worker {
     }
 
     /// Sends one new offer, for a new peer.
-    pub(super) async fn offer_to_newcomer(&mut self) -> bool {
+    pub(super) fn offer_to_newcomer(&mut self, now: Now) {
         self.newcomer = None;
         self.restart_due = None;
         self.recovery.pauses = Pauses::default();
-        self.offer().await
+        self.offer(now);
     }
 
     /// The other device reports its connection.
-    pub(super) async fn on_state(&mut self, claim: ConnectionClaim, theirs: Option<&str>) -> bool {
-        if self.template.role == PeerRole::Receiver {
-            return true;
+    pub(super) fn on_state(
+        &mut self,
+        now: Now,
+        claim: ConnectionClaim,
+        theirs: Option<&str>,
+        here: &dyn Surroundings,
+    ) {
+        if self.role == PeerRole::Receiver {
+            return;
         }
-        let health = self.health();
-        let Some(current) = &mut self.current else { return self.offer_to_newcomer().await };
-        let is_first = current.remote_sdp.is_none() && current.restarting.is_none();
-        let known = current.remote_sdp.as_deref().and_then(fingerprint);
-        let known = known.or(current.restarting.as_deref()).map(fingerprint_digest);
-        if is_first {
+        let health = self.health(here);
+        let Some(connection) = &mut self.connection else {
+            self.offer_to_newcomer(now);
+            return;
+        };
+        if connection.remote_sdp.is_none() && !connection.is_restarting() {
             // Our offer is in flight, or held by the server.
-            return true;
+            return;
         }
-        if claim == ConnectionClaim::New || known.as_deref() != theirs {
-            return self.offer_to_newcomer().await;
+        let known = match (&connection.phase, &connection.remote_sdp) {
+            (_, Some(sdp)) => fingerprint(sdp),
+            (Phase::Restarting { certificate }, None) => Some(certificate.as_str()),
+            _ => None,
+        };
+        if claim == ConnectionClaim::New || known.map(fingerprint_digest).as_deref() != theirs {
+            self.offer_to_newcomer(now);
+            return;
         }
         self.newcomer = None;
-        current.conn.clone_from(&self.remote_conn);
+        connection.conn.clone_from(&self.remote_conn);
         if let Some(why) = self.restart_due.take() {
-            return self.restart(why).await;
+            self.restart(now, why, here);
+            return;
         }
-        let Some(current) = &self.current else { return true };
-        if current.is_unanswered() {
+        if connection.is_unanswered(now.at) {
             self.resend_description();
-            return true;
+            return;
         }
-        match health {
-            Some(Health::Silent) => self.restart("the peer is back".into()).await,
-            _ => true,
+        if health == Some(Health::Silent) {
+            self.restart(now, "the peer is back".into(), here);
         }
     }
 }

@@ -1,13 +1,11 @@
 //! Recovery from a lost connection: the sender offers a new one, the receiver asks for it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::time::Instant;
-
-use super::{CallEvent, SessionError, Worker};
+use super::{CallAction, CallCore, Closing, Now, Surroundings};
 use crate::{
-    peer::{PeerRole, abandoned_drivers},
-    session::liveness::Pauses,
+    peer::PeerRole,
+    session::{SessionError, liveness::Pauses},
 };
 
 /// A sender that was asked for an offer and sends none does not support `state`; a new socket triggers its
@@ -47,43 +45,42 @@ impl Recovery {
     }
 }
 
-impl Worker {
+impl CallCore {
     /// The connection is lost: the sender creates another one, and the receiver asks for it. There is a pause
     /// first if the previous connections were short-lived.
-    pub(super) async fn lose(&mut self, why: SessionError) -> bool {
-        let counted = self.drop_peer().await;
+    pub(super) fn lose(&mut self, now: Now, why: SessionError, here: &dyn Surroundings) {
+        self.connection = None;
         self.early.clear();
         self.newcomer = None;
-        if !self.emit(CallEvent::Lost(why, Box::new(counted))).await {
-            return false;
-        }
-        let mut pause = self.recovery.pauses.died(std::time::Instant::now());
-        if abandoned_drivers() >= MANY_ABANDONED {
+        self.push(CallAction::Close(Closing::Lost(why)));
+        let mut pause = self.recovery.pauses.died(now.at);
+        if here.abandoned_drivers() >= MANY_ABANDONED {
             pause = pause.max(PAUSE_WHILE_ABANDONED);
         }
-        let step = match self.template.role {
+        let step = match self.role {
             PeerRole::Sender => RecoveryStep::Offer,
             PeerRole::Receiver => RecoveryStep::Ask,
         };
-        self.recovery.next = Some((Instant::now() + pause, step));
-        if pause.is_zero() { self.recover().await } else { true }
+        self.recovery.next = Some((now.at + pause, step));
+        if pause.is_zero() {
+            self.recover(now);
+        }
     }
 
     /// Takes the pending step.
-    pub(super) async fn recover(&mut self) -> bool {
-        let Some((_, step)) = self.recovery.next.take() else { return true };
+    pub(super) fn recover(&mut self, now: Now) {
+        let Some((_, step)) = self.recovery.next.take() else { return };
         match step {
-            RecoveryStep::Offer => return self.offer().await,
+            RecoveryStep::Offer => self.offer(now),
             RecoveryStep::Ask => {
                 self.send_state();
-                self.recovery.next = Some((Instant::now() + OFFERED_WITHIN, RecoveryStep::Rejoin));
+                self.recovery.next = Some((now.at + OFFERED_WITHIN, RecoveryStep::Rejoin));
             }
             RecoveryStep::Rejoin if self.in_room && self.remote_present != Some(false) => {
                 self.in_room = false;
-                self.client.reconnect();
+                self.push(CallAction::Reconnect);
             }
             RecoveryStep::Rejoin => {}
         }
-        true
     }
 }

@@ -2,9 +2,9 @@
 //! refreshes it with the original ones (`webrtc` 0.21.1, `driver.rs:1695`). A relayed call therefore restarts ICE
 //! with newer credentials first.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use super::Worker;
+use super::{CallCore, Now, Surroundings};
 use crate::{peer::PeerRole, proto::token::IceServer, signaling::client::server_time};
 
 /// Newer credentials are used when the old ones are valid for less than this, or for less than half their lifetime.
@@ -33,31 +33,32 @@ impl Credentials {
     }
 }
 
-impl Worker {
-    fn server_now(&self) -> u64 {
-        server_time(SystemTime::now(), self.clock_skew).as_secs()
+impl CallCore {
+    fn server_now(&self, now: Now) -> u64 {
+        server_time(now.wall, self.clock_skew).as_secs()
     }
 
     /// The credentials that the next gathering uses.
-    pub(super) fn credentials(&self) -> Option<Credentials> {
-        Credentials::of(&self.ice_servers(), self.server_now())
+    pub(super) fn credentials(&self, now: Now) -> Option<Credentials> {
+        Credentials::of(&self.ice_servers(), self.server_now(now))
     }
 
     /// Newer ICE servers arrived. Both peers gathered at the same time, with credentials fetched shortly before, so
     /// the sender assumes that the receiver's credentials expire when its own do.
-    pub(super) async fn on_renewed(&mut self) -> bool {
-        let now = self.server_now();
-        let newer = self.credentials().map(|newer| newer.expire);
-        let Some(current) = self.current.as_ref().filter(|current| current.connected) else {
-            return true;
+    pub(super) fn on_renewed(&mut self, now: Now, relayed: bool, here: &dyn Surroundings) {
+        let newer = self.credentials(now).map(|newer| newer.expire);
+        let Some(connection) = self.connection.as_ref().filter(|one| one.is_established()) else {
+            return;
         };
-        let due =
-            current.credentials.zip(newer).is_some_and(|(old, newer)| old.are_due(newer, now));
-        let restarts = self.template.role == PeerRole::Sender && current.restarting.is_none();
-        if !due || !restarts || self.is_doubtful() || !current.peer.may_be_relayed().await {
-            return true;
+        let server_now = self.server_now(now);
+        let due = connection
+            .credentials
+            .zip(newer)
+            .is_some_and(|(old, newer)| old.are_due(newer, server_now));
+        let restarts = self.role == PeerRole::Sender && !connection.is_restarting();
+        if due && restarts && relayed && !self.is_doubtful() {
+            self.restart(now, "the TURN credentials of this call expire soon".into(), here);
         }
-        self.restart("the TURN credentials of this call expire soon".into()).await
     }
 }
 
