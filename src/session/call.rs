@@ -14,6 +14,8 @@
 mod core;
 mod driver;
 mod network;
+#[cfg(test)]
+mod simulated;
 
 use std::{
     sync::Arc,
