@@ -298,7 +298,7 @@ impl CallCore {
         if self.newcomer.as_ref().is_some_and(|newcomer| now.at >= newcomer.due) {
             self.on_newcomer_due(now, here);
         } else if self.recovery.due().is_some_and(|due| now.at >= due) {
-            self.recover(now);
+            self.recover(now, here);
         } else if self.connection.as_ref().is_some_and(|one| one.is_due(now.at)) {
             self.on_deadline(now, here);
         }
@@ -392,7 +392,7 @@ impl CallCore {
                 self.joined(None, Some(timings));
                 // The sender offers, the receiver waits.
                 if self.role == PeerRole::Sender {
-                    self.offer(now);
+                    self.offer(now, here);
                 }
             }
         }
@@ -422,7 +422,7 @@ impl CallCore {
                 self.on_state(now, connection, fingerprint.as_deref(), here);
             }
             Body::Offer { sdp } => self.on_offer(now, sdp, here),
-            Body::Answer { sdp, offer } => self.on_answer(now, sdp, offer.as_deref()),
+            Body::Answer { sdp, offer } => self.on_answer(now, sdp, offer.as_deref(), here),
             Body::Ice { candidate } => self.on_candidate(candidate),
             Body::Bye { reason } => {
                 self.recovery = Recovery::default();

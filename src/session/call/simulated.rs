@@ -238,6 +238,8 @@ struct World {
     faults: Vec<Fault>,
     active: usize,
     quiet_since: Instant,
+    /// When the peers were connected to each other after the last fault.
+    healed: Option<Instant>,
     ids: u64,
     repeats: bool,
     log: Vec<(Duration, String)>,
@@ -294,6 +296,7 @@ impl World {
             faults,
             active: 0,
             quiet_since: start,
+            healed: None,
             ids: 0,
             repeats: seed.is_multiple_of(3),
             log: Vec::new(),
@@ -429,6 +432,7 @@ impl World {
         let fault = self.faults[number];
         self.note(|| format!("FAULT {:?} for {:?}", fault.kind, fault.lasts));
         self.active += 1;
+        self.healed = None;
         match fault.kind {
             FaultKind::Offline(role) | FaultKind::Moves(role) => {
                 self.device(role).offline += 1;
@@ -813,6 +817,14 @@ impl World {
             && self.path_broken == 0
     }
 
+    /// Whether the peers are connected to each other, and know it.
+    fn are_connected(&self) -> bool {
+        let connected = |device: &Device| {
+            device.peer.as_ref().is_some_and(|peer| peer.state == ConnectionState::Connected)
+        };
+        self.linked() && self.devices.iter().all(connected)
+    }
+
     fn ice_tick(&mut self, role: Role) {
         let suspended = self.devices.iter().any(Device::is_suspended);
         let linked = self.linked() && !suspended;
@@ -836,6 +848,9 @@ impl World {
         };
         if std::mem::replace(&mut peer.state, state) != state {
             self.input(role, CallInput::Peer(PeerEvent::State(state)));
+        }
+        if self.active == 0 && self.are_connected() {
+            self.healed.get_or_insert(self.now);
         }
     }
 
@@ -1003,10 +1018,7 @@ impl World {
         if !self.is_quiet(HEALS_WITHIN) {
             return;
         }
-        let connected = |device: &Device| {
-            device.peer.as_ref().is_some_and(|peer| peer.state == ConnectionState::Connected)
-        };
-        if !self.linked() || !self.devices.iter().all(connected) {
+        if !self.are_connected() {
             let states: Vec<_> =
                 self.devices.iter().map(|device| format!("{:?}", device.peer)).collect();
             self.fault(&format!("not connected: {}", states.join(" / ")));
@@ -1082,4 +1094,65 @@ fn calls_recover_from_any_faults() {
     let days = simulated.get().as_secs() / 86_400;
     println!("{days} days of calls");
     assert!(days >= 100, "only {days} days");
+}
+
+/// The time from the end of an isolated fault until the peers are connected, at worst, in seconds.
+fn heals_after(kind: FaultKind, lasts: u64, server: ServerKind) -> u64 {
+    let after = Duration::from_mins(1);
+    let lasts = Duration::from_secs(lasts);
+    let times = (0..100).map(|seed| {
+        let mut world = World::new(seed, server, 0.0, vec![Fault { after, kind, lasts }]);
+        world.run();
+        assert_eq!(world.broken, None, "{}", world.timeline());
+        world.healed.unwrap() - world.quiet_since
+    });
+    times.max().unwrap_or_default().as_secs() + 1
+}
+
+/// The limits are for a server with and without `state`, and for one that only relays. While the server is down, media
+/// continues.
+#[test]
+fn isolated_faults_heal_quickly() {
+    use FaultKind::{
+        Moves, Offline, PathBroken, Restarted, ServerDown, ServerDrains, SocketBreaks, Suspended,
+    };
+    use Role::{Mac, Phone};
+    let mut slow = String::new();
+    for (kind, lasts, limits) in [
+        (SocketBreaks(Phone), 1, [1; 3]),
+        (SocketBreaks(Mac), 1, [1; 3]),
+        (ServerDrains, 1, [1; 3]),
+        (ServerDown, 20, [1; 3]),
+        (PathBroken, 3, [1; 3]),
+        (PathBroken, 10, [1; 3]),
+        (PathBroken, 60, [1; 3]),
+        (Offline(Phone), 10, [3; 3]),
+        (Offline(Mac), 10, [3; 3]),
+        (Offline(Phone), 60, [3; 3]),
+        (Offline(Mac), 60, [3; 3]),
+        (Moves(Phone), 1, [3; 3]),
+        (Moves(Mac), 1, [4; 3]),
+        (Moves(Phone), 10, [3; 3]),
+        (Moves(Mac), 10, [3; 3]),
+        (Moves(Phone), 60, [3; 3]),
+        (Moves(Mac), 60, [3; 3]),
+        (Suspended(Phone), 10, [2; 3]),
+        (Suspended(Mac), 10, [3; 3]),
+        (Suspended(Phone), 60, [7; 3]),
+        (Suspended(Mac), 60, [7; 3]),
+        (Restarted(Phone), 1, [3; 3]),
+        (Restarted(Mac), 1, [2, 4, 4]),
+        (Restarted(Phone), 60, [3; 3]),
+        (Restarted(Mac), 60, [3; 3]),
+    ] {
+        let servers = [ServerKind::Full, ServerKind::WithoutState, ServerKind::Minimal];
+        for (server, limit) in servers.into_iter().zip(limits) {
+            let worst = heals_after(kind, lasts, server);
+            if worst > limit {
+                let _ =
+                    writeln!(slow, "{kind:?} for {lasts} s, {server:?}: {worst} s, limit {limit}");
+            }
+        }
+    }
+    assert!(slow.is_empty(), "{slow}");
 }

@@ -13,9 +13,10 @@ use crate::{
 };
 
 impl CallCore {
-    pub(super) fn offer(&mut self, now: Now) {
-        if !self.in_room {
-            // Queued offers would be answered one after the other, so the offer is made once there is a socket.
+    pub(super) fn offer(&mut self, now: Now, here: &dyn Surroundings) {
+        if !self.in_room || here.is_offline() {
+            // Queued offers would be answered one after the other, and without a network there are no candidates: the
+            // offer is made once there is a socket.
             return;
         }
         self.new_connection(now);
@@ -110,7 +111,13 @@ impl CallCore {
         }
     }
 
-    pub(super) fn on_answer(&mut self, now: Now, sdp: String, offer: Option<&str>) {
+    pub(super) fn on_answer(
+        &mut self,
+        now: Now,
+        sdp: String,
+        offer: Option<&str>,
+        here: &dyn Surroundings,
+    ) {
         let Some(connection) = &mut self.connection else { return };
         let ours = connection.local_sdp.as_deref().map(offer_digest);
         if offer.is_some() && offer != ours.as_deref() {
@@ -124,7 +131,7 @@ impl CallCore {
             && fingerprint(&sdp) != Some(certificate)
         {
             // The other device has restarted in the meantime: start a new connection, too.
-            self.offer(now);
+            self.offer(now, here);
             return;
         }
         connection.remote_sdp = Some(sdp.clone());

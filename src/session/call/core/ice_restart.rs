@@ -1,7 +1,7 @@
 //! ICE restart on the existing connection when its path is lost (RFC 8445 §9).
 
 use super::{
-    CallAction, CallCore, CallEvent, Now, Surroundings,
+    CallAction, CallCore, CallEvent, Closing, Now, Surroundings,
     connection::{Connection, Phase},
     descriptions::fingerprint,
     lost,
@@ -25,7 +25,7 @@ impl CallCore {
         self.push(CallAction::Probe);
         if self.is_doubtful() && self.role == PeerRole::Sender {
             // The device with the new socket did not keep the connection alive: it is a new peer.
-            self.offer_to_newcomer(now);
+            self.offer_to_newcomer(now, here);
             return;
         }
         if !self.connection.as_ref().is_some_and(Connection::is_restarting) {
@@ -38,6 +38,13 @@ impl CallCore {
     pub(super) fn on_moved(&mut self, now: Now, here: &dyn Surroundings) {
         self.push(CallAction::Reconnect);
         self.in_room = false;
+        if self.connection.as_ref().is_some_and(|one| !one.is_established()) {
+            // Its candidates are those of the previous network, and ICE can restart only on an established connection:
+            // the sender offers a new one when it joins, and the receiver reports that it has none.
+            self.connection = None;
+            self.push(CallAction::Close(Closing::Silent));
+            return;
+        }
         self.restart(now, "this machine's network has changed".into(), here);
     }
 

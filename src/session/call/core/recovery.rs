@@ -63,15 +63,15 @@ impl CallCore {
         };
         self.recovery.next = Some((now.at + pause, step));
         if pause.is_zero() {
-            self.recover(now);
+            self.recover(now, here);
         }
     }
 
     /// Takes the pending step.
-    pub(super) fn recover(&mut self, now: Now) {
+    pub(super) fn recover(&mut self, now: Now, here: &dyn Surroundings) {
         let Some((_, step)) = self.recovery.next.take() else { return };
         match step {
-            RecoveryStep::Offer => self.offer(now),
+            RecoveryStep::Offer => self.offer(now, here),
             RecoveryStep::Ask => {
                 self.send_state();
                 self.recovery.next = Some((now.at + OFFERED_WITHIN, RecoveryStep::Rejoin));

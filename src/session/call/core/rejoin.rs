@@ -64,7 +64,7 @@ impl CallCore {
         }
         let (health, resend_at) = (self.health(here), self.resend_offer_at(now));
         let Some(connection) = &mut self.connection else {
-            self.offer(now);
+            self.offer(now, here);
             return;
         };
         if connection.conn.as_ref() == Some(&conn) {
@@ -98,7 +98,7 @@ impl CallCore {
         let Some(newcomer) = &mut self.newcomer else { return };
         let Some(connection) = &mut self.connection else {
             self.newcomer = None;
-            self.offer(now);
+            self.offer(now, here);
             return;
         };
         if newcomer.alive {
@@ -112,7 +112,7 @@ impl CallCore {
             newcomer.due = now.at + CONFIRMED_AFTER;
             return;
         }
-        self.offer_to_newcomer(now);
+        self.offer_to_newcomer(now, here);
     }
 
     /// Whether it is undecided which peer a new socket belongs to.
@@ -121,11 +121,11 @@ impl CallCore {
     }
 
     /// Sends one new offer, for a new peer.
-    pub(super) fn offer_to_newcomer(&mut self, now: Now) {
+    pub(super) fn offer_to_newcomer(&mut self, now: Now, here: &dyn Surroundings) {
         self.newcomer = None;
         self.restart_due = None;
         self.recovery.pauses = Pauses::default();
-        self.offer(now);
+        self.offer(now, here);
     }
 
     /// The other device reports its connection.
@@ -141,7 +141,7 @@ impl CallCore {
         }
         let health = self.health(here);
         let Some(connection) = &mut self.connection else {
-            self.offer_to_newcomer(now);
+            self.offer_to_newcomer(now, here);
             return;
         };
         if connection.remote_sdp.is_none() && !connection.is_restarting() {
@@ -154,7 +154,7 @@ impl CallCore {
             _ => None,
         };
         if claim == ConnectionClaim::New || known.map(fingerprint_digest).as_deref() != theirs {
-            self.offer_to_newcomer(now);
+            self.offer_to_newcomer(now, here);
             return;
         }
         self.newcomer = None;
