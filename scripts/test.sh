@@ -134,7 +134,8 @@ step_tests() {
         skip+=(--skip "$name")
     done
     if command -v cargo-nextest >/dev/null 2>&1; then
-        cargo nextest run --release --no-fail-fast -E "not ($filter)"
+        # Most tests wait for timers and sockets much of their time.
+        cargo nextest run --release --no-fail-fast --test-threads $(($(nproc) + 1)) -E "not ($filter)"
         # nextest does not run the examples in the documentation.
         cargo test --release --doc
     else
