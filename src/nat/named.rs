@@ -364,7 +364,7 @@ mod tests {
     #[test]
     fn errors_suggest_the_nearest_name() {
         for (text, words) in [
-            ("home-ruter", "did you mean `home-router`"),
+            ("home-ruter", "Did you mean the network `home-router`"),
             ("symetric", "did you mean `sym`"),
             ("wormhole-drive", "Named networks: "),
             ("port:nope", "hairpin, no-hairpin"),

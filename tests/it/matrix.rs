@@ -144,7 +144,7 @@ fn invalid_input_is_reported_with_a_remedy() {
     for (words, said) in [
         ("", "no networks given"),
         ("--nat symetric,port", "did you mean `sym`"),
-        ("--nat home-ruter", "did you mean `home-router`"),
+        ("--nat home-ruter", "Did you mean the network `home-router`"),
         ("--nat port+udp-blocked,port", "use `udp-blocked` alone"),
         ("--scenario bad.toml", "`bad.toml`, line 3: unknown field `delai`"),
         ("--scenario bad.toml", "did you mean `delay`"),

@@ -373,7 +373,7 @@ mod tests {
             ("", "no networks given"),
             ("--nat port --matrix", "--nat and --matrix cannot be used together"),
             ("--nat symetric,port", "did you mean `sym`"),
-            ("--nat port,home-ruter", "did you mean `home-router`"),
+            ("--nat port,home-ruter", "Did you mean the network `home-router`"),
             ("--nat port+udp-blocked,port", "use `udp-blocked` alone"),
             ("--nat port --profiles sym", "--profiles requires --matrix"),
             ("--matrix --profiles port,port", "`port` twice"),
