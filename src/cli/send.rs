@@ -31,6 +31,9 @@ use crate::{
 
 /// Flags of `send`.
 #[derive(Debug, Clone, clap::Args)]
+#[command(
+    mut_arg("timeout", |arg| arg.help("Exit with an error if not connected for this long; default: wait forever"))
+)]
 pub struct SendArgs {
     #[allow(missing_docs)]
     #[command(flatten)]
