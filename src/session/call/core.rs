@@ -73,7 +73,7 @@ pub(super) trait Surroundings {
     fn no_relay(&self) -> Option<String>;
     /// Whether this machine has no address but loopback.
     fn is_offline(&self) -> bool;
-    /// Number of abandoned drivers that still keep a core busy.
+    /// Number of abandoned threads of closed peer connections; each keeps a core busy.
     fn abandoned_drivers(&self) -> usize;
 }
 
@@ -82,7 +82,7 @@ pub(super) trait Surroundings {
 pub(super) enum CallInput {
     /// An event of the signaling client, except for `Renewed`.
     Signaling(ClientEvent),
-    /// A new token arrived with these ICE servers; whether the selected pair may be relayed.
+    /// A new token arrived, with new ICE servers.
     Renewed {
         /// The servers.
         ice_servers: Vec<IceServer>,
@@ -203,7 +203,7 @@ pub(super) struct CallCore {
     resumed: Option<Instant>,
     /// There is a signaling socket; without it, offers would only pile up.
     in_room: bool,
-    /// Why ICE has to be restarted once there is a signaling socket.
+    /// Why ICE has to be restarted once an offer can reach the peer.
     restart_due: Option<String>,
     /// Why ICE is being restarted, until the offer is there.
     restarting_for: String,

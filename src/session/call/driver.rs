@@ -354,7 +354,7 @@ impl CallDriver {
     }
 
     /// Closes the connection, and emits the event with its final statistics. Pending keyframes and control messages
-    /// are passed on first: a `bye` by signaling may overtake a keyframe that has already arrived.
+    /// are passed on first: a `bye` over signaling may overtake a keyframe that has already arrived.
     async fn close(&mut self, closing: Closing) -> ControlFlow<()> {
         self.published.send_replace(None);
         let mut counted = None;

@@ -1,8 +1,8 @@
 //! A simulation of calls in virtual time: two cores, the real room of the signaling server, and models of the
 //! signaling sockets, the peer connections and the networks. A case is a list of faults, which proptest shrinks.
 //!
-//! In a quiet world the peers must be connected to each other within [`HEALS_WITHIN`] and stay connected. A failure
-//! prints the faults and the timeline.
+//! In a quiet world, one without an active fault, the peers must be connected to each other within [`HEALS_WITHIN`]
+//! and stay connected. A failure prints the faults and the timeline.
 
 use std::{
     cell::Cell,
@@ -49,6 +49,7 @@ const ICE_EVERY: Duration = Duration::from_secs(1);
 const DISCONNECTED_AFTER: Duration = Duration::from_secs(4);
 const FAILED_AFTER: Duration = Duration::from_secs(30);
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(35);
+/// Two unanswered pings take about as long as the ping interval and timeout of the real server.
 const PING_EVERY: Duration = Duration::from_secs(17);
 const TOKEN_EVERY: Duration = Duration::from_mins(4);
 const CREDENTIALS_LIVE: Duration = Duration::from_hours(1);
@@ -127,10 +128,13 @@ struct Socket {
     to_device: VecDeque<(Instant, Text)>,
 }
 
-/// A model of a peer connection: which credentials each end has of the other, and which of its layers are up.
+/// A model of one end of a peer connection: which certificate and ICE generation it knows of the other end, and its
+/// state.
 #[derive(Debug, Clone)]
 struct SimulatedPeer {
+    /// Stands for the certificate fingerprint.
     id: u64,
+    /// Stands for the ICE credentials; incremented by an ICE restart.
     generation: u32,
     network: u32,
     remote: Option<(u64, u32)>,
@@ -168,7 +172,7 @@ struct Device {
     suspensions: u32,
     offline: u32,
     network: u32,
-    /// Inputs that wait until the process continues.
+    /// Inputs that wait until the process resumes.
     inbox: VecDeque<CallInput>,
     peer: Option<SimulatedPeer>,
     /// Messages that wait for a socket.
@@ -241,6 +245,7 @@ struct World {
     /// When the peers were connected to each other after the last fault.
     healed: Option<Instant>,
     ids: u64,
+    /// The server delivers some messages twice.
     repeats: bool,
     log: Vec<(Duration, String)>,
     broken: Option<String>,
@@ -739,7 +744,7 @@ impl World {
         self.devices[index(role)].is_suspended()
     }
 
-    /// The server closes a socket whose device answers two pings in a row with silence.
+    /// The server closes a socket whose device leaves two pings in a row unanswered; `answered`: the previous one was.
     fn ping(&mut self, conn: &ConnId, answered: bool) {
         let Some(socket) = self.socket(conn).filter(|socket| socket.open_at_server) else { return };
         let (role, network) = (socket.role, socket.network);
@@ -751,7 +756,7 @@ impl World {
         }
     }
 
-    /// Ping and pong: each end notices a dead socket in the end.
+    /// Each end eventually notices a dead socket, by ping and pong.
     fn socket_timeout(&mut self, conn: &ConnId) {
         let Some(socket) = self.socket(conn) else { return };
         let (role, at_device, at_server) =
@@ -975,7 +980,7 @@ impl World {
             }
             CallAction::AddCandidate(_) => {
                 if self.devices[index(role)].peer.is_none() {
-                    self.fault("a candidate without a peer connection");
+                    self.violation("a candidate without a peer connection");
                 }
             }
             CallAction::Close(closing) => {
@@ -983,11 +988,11 @@ impl World {
                 if let Closing::Lost(why) = &closing {
                     self.note(|| format!("{role:?} loses its connection: {}", why.code));
                     if self.is_quiet(HEALS_WITHIN) {
-                        self.fault("a connection was lost in a quiet world");
+                        self.violation("a connection was lost in a quiet world");
                     }
                 }
             }
-            CallAction::End => self.fault("the call ended"),
+            CallAction::End => self.violation("the call ended"),
         }
         None
     }
@@ -1001,13 +1006,13 @@ impl World {
             }
             CallEvent::Failed(why) | CallEvent::Refused(why) => {
                 let text = format!("the call failed: {}", why.message);
-                self.fault(&text);
+                self.violation(&text);
             }
             _ => {}
         }
     }
 
-    fn fault(&mut self, what: &str) {
+    fn violation(&mut self, what: &str) {
         let what = what.to_owned();
         self.note(|| format!("VIOLATION: {what}"));
         self.broken.get_or_insert(what);
@@ -1021,7 +1026,7 @@ impl World {
         if !self.are_connected() {
             let states: Vec<_> =
                 self.devices.iter().map(|device| format!("{:?}", device.peer)).collect();
-            self.fault(&format!("not connected: {}", states.join(" / ")));
+            self.violation(&format!("not connected: {}", states.join(" / ")));
         }
     }
 
@@ -1109,8 +1114,8 @@ fn heals_after(kind: FaultKind, lasts: u64, server: ServerKind) -> u64 {
     times.max().unwrap_or_default().as_secs() + 1
 }
 
-/// The limits are for a server with and without `state`, and for one that only relays. While the server is down, media
-/// continues.
+/// The limits, in seconds, are for a server with and without `state`, and for one that only relays. While the server is
+/// down, media continues.
 #[test]
 fn isolated_faults_heal_quickly() {
     use FaultKind::{

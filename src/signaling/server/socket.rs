@@ -363,7 +363,7 @@ impl Member {
     }
 }
 
-/// Closes a socket that could not be seated because the bus was lost.
+/// Closes a socket that could not get a seat in its room because the bus was lost.
 pub(super) async fn turn_away<S>(shared: &Shared, websocket: WebSocketStream<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin,

@@ -160,8 +160,8 @@ fn may_send_to_new_peer(users: &mut HashMap<String, Usage>, user: &str, now: Ins
     bucket.is_none_or(|bucket| bucket.take(now))
 }
 
-/// Size of a TURN message on the wire between client and server, where it is larger than between server
-/// and peer. Over TCP it is counted like a datagram: TCP headers are longer, but messages share segments.
+/// Size of a TURN message on the wire between client and server: the larger of the two sides of the relay.
+/// Over TCP it is counted like a datagram: TCP headers are longer, but messages share segments.
 /// Headers of TLS and of the link layer are not counted because the relay cannot see them.
 fn on_the_wire(tuple: FiveTuple, message: usize) -> usize {
     let headers = if tuple.client.ip().to_canonical().is_ipv4() { IPV4_UDP } else { IPV6_UDP };

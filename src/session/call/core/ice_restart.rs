@@ -55,7 +55,7 @@ impl CallCore {
         }
     }
 
-    /// Restarts ICE, now or once there is a signaling socket for the offer.
+    /// Restarts ICE, now or once an offer can reach the peer.
     pub(super) fn restart(&mut self, now: Now, why: String, here: &dyn Surroundings) {
         // An absent peer gets no offer: it may come back as a new peer, which cannot use a restart.
         let absent = self.remote_present == Some(false) && self.role == PeerRole::Sender;

@@ -8,8 +8,8 @@ use crate::{
     session::{SessionError, liveness::Pauses},
 };
 
-/// A sender that was asked for an offer and sends none does not support `state`; a new socket triggers its
-/// offer.
+/// A sender that was asked for an offer and sends none within this time does not support `state`; a new socket
+/// triggers its offer.
 const OFFERED_WITHIN: Duration = Duration::from_secs(5);
 
 /// When at least this many abandoned threads are still running, the next attempt waits longer: each thread
