@@ -6,7 +6,8 @@
 //! - `holder`: the process that holds the namespaces and ends everything that runs in them
 //! - `signaling`: blocks one peer's connection to the signaling server
 //! - [`datagram`]: an attacker on the path
-//! - [`wire`]: loss, delay, jitter and rate between two interfaces · [`server`]: our server · [`coturn`]
+//! - [`wire`]: loss, delay, jitter and rate between two interfaces
+//! - [`lab::server`]: our server · [`lab::coturn`]: coturn
 //!
 //! Nothing outlives the program: no namespace has a name outside, no file is outside, and when any of the
 //! processes that hold a lab ends for any reason, the others kill everything inside and exit, too. Programs

@@ -8,8 +8,8 @@
 //!
 //! - [`translator`]: one NAT or firewall (RFC 4787) · [`stack`]: several in a row
 //! - [`link`]: loss, delay, jitter, rate · [`random`]: the seeded generator of both
-//! - [`gateway`]: the real sockets around them · [`socket`]: the socket of a peer or a test · [`stream`]: the
-//!   link for TCP connections
+//! - [`gateway`]: the real sockets around them · [`gateway::socket`]: the socket of a peer or a test
+//! - [`gateway::stream`]: the link for TCP connections
 //!
 //! Known limitations: only UDP over IPv4 is translated, ICMP is not simulated, and NATs on the same
 //! non-loopback address of this machine share that address.
