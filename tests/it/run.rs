@@ -363,3 +363,16 @@ pub fn reserved_port() -> u16 {
     let mut ports = std::iter::repeat_with(|| rand::random_range(20_000..32_000_u16));
     ports.find(|port| is_free(*port) && is_free(port + 1)).unwrap()
 }
+
+/// The keyframes whose announcement arrived; each has the hash that it names. Announcements expire after 100 ms, so on a
+/// busy machine some may be lost, but not most.
+#[track_caller]
+pub fn announced(keyframes: &[Value]) -> Vec<&Value> {
+    let announced: Vec<&Value> = keyframes.iter().filter(|it| !it["verified"].is_null()).collect();
+    for keyframe in &announced {
+        assert_eq!(keyframe["verified"], true, "{keyframe}");
+    }
+    let (count, all) = (announced.len(), keyframes.len());
+    assert!(count * 2 >= all, "only {count} of {all} keyframes were announced");
+    announced
+}
