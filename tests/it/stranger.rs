@@ -19,7 +19,7 @@ use self::{
     packets::{CHANGE_CIPHER_SPEC, Packets, alert},
     process::{cpu, memory},
 };
-use crate::run::{Rig, Running, announced};
+use crate::run::{Rig, Running, as_sent};
 
 /// Maximum time after the end of an attack until keyframes flow again, seconds.
 const RESUMES_WITHIN: f64 = 5.0;
@@ -61,21 +61,20 @@ impl Call {
         assert!(first - end < RESUMES_WITHIN, "{:.1} s without a keyframe", first - end);
     }
 
-    /// Arrival times, Unix seconds; each keyframe is the picture that was sent.
+    /// Arrival times, Unix seconds.
     fn keyframes(&self) -> Vec<f64> {
         let keyframes = self.recv.events("keyframe");
-        announced(&keyframes);
         keyframes.iter().map(|keyframe| keyframe["receivedAt"].as_f64().unwrap()).collect()
     }
 
     /// Ends both; the summaries of the sender and the receiver.
     fn end(self) -> [Value; 2] {
-        self.keyframes();
         self.send.signal(Signal::INT);
         let sent = self.send.end();
         self.recv.says("said goodbye: stopped");
         self.recv.signal(Signal::INT);
         let received = self.recv.end();
+        as_sent(&received.events("keyframe"), &sent.events("keyframe"));
         [sent, received].map(|ended| {
             ended.well();
             ended.summary()
