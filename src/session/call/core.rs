@@ -8,18 +8,22 @@ mod connection;
 mod credentials;
 mod descriptions;
 mod ice_restart;
+mod interface;
 mod recovery;
 mod rejoin;
 
 use std::{
     collections::VecDeque,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
+pub(super) use self::interface::{
+    AnswerError, CallAction, CallInput, Closing, Now, Outcome, Surroundings,
+};
 use self::{connection::Connection, recovery::Recovery, rejoin::Newcomer};
 use super::CallEvent;
 use crate::{
-    peer::{IcePolicy, PeerConfig, PeerError, PeerEvent, PeerRole, Vitals},
+    peer::{IcePolicy, PeerConfig, PeerError, PeerRole},
     proto::{
         signaling::{Body, IceCandidateInit, Message},
         token::IceServer,
@@ -53,125 +57,6 @@ const SUSPENDED: Duration = Duration::from_secs(5);
 
 /// Maximum number of remote candidates kept while there is no peer connection to add them to.
 const MAX_EARLY: usize = 256;
-
-/// The time by both clocks.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Now {
-    /// Monotonic time, for deadlines.
-    pub(super) at: Instant,
-    /// This machine's wall clock, for the expiry of credentials.
-    pub(super) wall: SystemTime,
-}
-
-/// Facts about this machine and its current peer connection, queried while an input is handled.
-pub(super) trait Surroundings {
-    /// Signs of life of the peer connection; `None` without one.
-    fn vitals(&self) -> Option<Vitals>;
-    /// Whether ICE can restart on the peer connection.
-    fn can_restart(&self) -> bool;
-    /// Why no server returned a relayed candidate; `None` if one did, or if it is not known yet.
-    fn no_relay(&self) -> Option<String>;
-    /// Whether this machine has no address but loopback.
-    fn is_offline(&self) -> bool;
-    /// Number of abandoned threads of closed peer connections; each keeps a core busy.
-    fn abandoned_drivers(&self) -> usize;
-}
-
-/// An input of the core.
-#[derive(Debug)]
-pub(super) enum CallInput {
-    /// An event of the signaling client, except for `Renewed`.
-    Signaling(ClientEvent),
-    /// A new token arrived, with new ICE servers.
-    Renewed {
-        /// The servers.
-        ice_servers: Vec<IceServer>,
-        /// Whether the selected pair may be relayed.
-        relayed: bool,
-    },
-    /// An event of the current peer connection.
-    Peer(PeerEvent),
-    /// The addresses of this machine changed.
-    Moved,
-    /// This machine has no address but loopback any more.
-    Offline,
-    /// Time to check the liveness of the connection.
-    Poll,
-    /// The time of [`CallCore::deadline`] has come.
-    Deadline,
-    /// The outcome of an action.
-    Done(Outcome),
-}
-
-/// The outcome of an action.
-#[derive(Debug)]
-pub(super) enum Outcome {
-    /// Of [`CallAction::Offer`]: the offer.
-    Offered(Result<String, SessionError>),
-    /// Of [`CallAction::Answer`]: the answer, and when the offer was applied.
-    Answered(Result<(String, Instant), AnswerError>),
-    /// Of [`CallAction::AcceptAnswer`]: when the answer was applied.
-    Accepted(Result<Instant, SessionError>),
-    /// Of [`CallAction::RestartIce`]: the offer. The error is logged by the driver.
-    Restarted(Option<String>),
-}
-
-/// Why there is no answer to an offer.
-#[derive(Debug)]
-pub(super) enum AnswerError {
-    /// No peer connection can be created.
-    Failed(SessionError),
-    /// The offer is not usable.
-    Refused(SessionError),
-}
-
-/// An action for the driver.
-#[derive(Debug)]
-pub(super) enum CallAction {
-    /// Pass an event on to the handle of the call.
-    Emit(CallEvent),
-    /// Send a message to the other device.
-    Send(Body),
-    /// Check whether the signaling socket is alive.
-    Probe,
-    /// Open a new signaling socket.
-    Reconnect,
-    /// Create a peer connection and an offer.
-    Offer {
-        /// STUN and TURN servers to gather with.
-        ice_servers: Vec<IceServer>,
-    },
-    /// Answer an offer.
-    Answer {
-        /// The offer.
-        sdp: String,
-        /// STUN and TURN servers to gather with.
-        ice_servers: Vec<IceServer>,
-        /// On the current peer connection instead of a new one.
-        renegotiation: bool,
-    },
-    /// Apply the peer's answer.
-    AcceptAnswer(String),
-    /// Restart ICE on the current peer connection, with these servers.
-    RestartIce(Vec<IceServer>),
-    /// Add a remote candidate to the current peer connection.
-    AddCandidate(Option<IceCandidateInit>),
-    /// Close the current peer connection, and emit the event that carries its final statistics.
-    Close(Closing),
-    /// The call has ended.
-    End,
-}
-
-/// The event that follows the end of a peer connection.
-#[derive(Debug)]
-pub(super) enum Closing {
-    /// None.
-    Silent,
-    /// [`CallEvent::Lost`]
-    Lost(SessionError),
-    /// [`CallEvent::Bye`]
-    Bye(Option<String>),
-}
 
 /// The state of a call between signaling and one peer connection.
 #[derive(Debug)]
@@ -434,16 +319,6 @@ impl CallCore {
             }
             Body::Auth { .. } | Body::AuthOk { .. } => {}
         }
-    }
-}
-
-impl CallAction {
-    /// Whether the driver has to report an [`Outcome`].
-    pub(super) fn has_outcome(&self) -> bool {
-        matches!(
-            self,
-            Self::Offer { .. } | Self::Answer { .. } | Self::AcceptAnswer(_) | Self::RestartIce(_)
-        )
     }
 }
 

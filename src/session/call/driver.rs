@@ -24,6 +24,7 @@ use crate::{
     peer::{Peer, PeerConfig, PeerError, PeerEvent, Vitals, abandoned_drivers, no_relay},
     proto::{signaling::Body, token::IceServer},
     session::{
+        SessionError,
         negotiation::{NegotiationLog, NegotiationStep, SdpType},
         until,
     },
@@ -325,10 +326,7 @@ impl CallDriver {
         }
     }
 
-    async fn accept_answer(
-        &mut self,
-        sdp: String,
-    ) -> Option<Result<Instant, crate::session::SessionError>> {
+    async fn accept_answer(&mut self, sdp: String) -> Option<Result<Instant, SessionError>> {
         let peer = Arc::clone(&self.current.as_ref()?.peer);
         let described = Instant::now();
         self.log(|| NegotiationStep::Remote(SdpType::Answer, sdp.clone()));

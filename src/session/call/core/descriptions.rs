@@ -32,6 +32,11 @@ impl CallCore {
                 return;
             }
         };
+        self.send_offer(now, sdp);
+    }
+
+    /// Sends an offer for the first time.
+    pub(super) fn send_offer(&mut self, now: Now, sdp: String) {
         let resend_at = self.resend_offer_at(now);
         let Some(connection) = &mut self.connection else { return };
         connection.local_sdp = Some(sdp.clone());

@@ -6,11 +6,7 @@ use super::{
     descriptions::fingerprint,
     lost,
 };
-use crate::{
-    peer::PeerRole,
-    proto::{signaling::Body, token::IceServer},
-    types::Stage,
-};
+use crate::{peer::PeerRole, proto::token::IceServer, types::Stage};
 
 impl CallCore {
     /// The ICE servers to gather with: from the flags, or else from the last token response.
@@ -102,11 +98,7 @@ impl CallCore {
             self.lose(now, lost(Stage::Ice, "restart-failed", why), here);
             return;
         };
-        let resend_at = self.resend_offer_at(now);
-        let Some(connection) = &mut self.connection else { return };
-        connection.local_sdp = Some(sdp.clone());
-        connection.deadline = Some(resend_at);
-        self.send(Body::Offer { sdp });
+        self.send_offer(now, sdp);
         self.emit(CallEvent::Restarting(why));
     }
 }
