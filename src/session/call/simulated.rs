@@ -4,10 +4,12 @@
 //! In a quiet world, one without an active fault, the peers must be connected to each other within [`HEALS_WITHIN`]
 //! and stay connected. A failure prints the faults and the timeline.
 
+mod peers;
+mod signaling;
+
 use std::{
     cell::Cell,
-    cmp::Reverse,
-    collections::{BinaryHeap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     fmt::Write,
     sync::{Arc, LazyLock},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -19,6 +21,10 @@ use proptest::{
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
+use self::{
+    peers::{SimulatedPeer, candidate, read_sdp},
+    signaling::Socket,
+};
 use super::{
     CallEvent,
     core::{CallAction, CallCore, CallInput, Closing, Now, Outcome, Surroundings},
@@ -115,56 +121,6 @@ enum Event {
     Check,
 }
 
-/// A signaling socket, as both ends see it.
-#[derive(Debug)]
-struct Socket {
-    conn: ConnId,
-    role: Role,
-    /// The network of the device when it connected.
-    network: u32,
-    open_at_device: bool,
-    open_at_server: bool,
-    to_server: VecDeque<(Instant, Body)>,
-    to_device: VecDeque<(Instant, Text)>,
-}
-
-/// A model of one end of a peer connection: which certificate and ICE generation it knows of the other end, and its
-/// state.
-#[derive(Debug, Clone)]
-struct SimulatedPeer {
-    /// Stands for the certificate fingerprint.
-    id: u64,
-    /// Stands for the ICE credentials; incremented by an ICE restart.
-    generation: u32,
-    network: u32,
-    remote: Option<(u64, u32)>,
-    created: Instant,
-    state: ConnectionState,
-    established: Option<Instant>,
-    heard: Option<Instant>,
-}
-
-impl SimulatedPeer {
-    fn sdp(&self) -> String {
-        format!("v=0\r\na=fingerprint:{}\r\na=ice-ufrag:{}\r\n", self.id, self.generation)
-    }
-}
-
-fn candidate() -> IceCandidateInit {
-    IceCandidateInit {
-        candidate: "candidate:1 1 udp 1 192.0.2.1 9 typ host".into(),
-        sdp_mid: None,
-        sdp_mline_index: None,
-        username_fragment: None,
-    }
-}
-
-/// Fingerprint and generation of a description.
-fn read_sdp(sdp: &str) -> (u64, u32) {
-    let value = |name: &str| sdp.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-    (value("a=fingerprint:").parse().unwrap(), value("a=ice-ufrag:").parse().unwrap())
-}
-
 struct Device {
     core: CallCore,
     /// Number of faults that stop the app, suspend it, and keep it offline.
@@ -222,16 +178,12 @@ impl Surroundings for View {
     }
 }
 
-/// An entry of the queue: the time, a number that keeps the order of entries of one time, the event.
-type Entry = Reverse<(Instant, u64, usize)>;
-
 struct World {
     start: Instant,
     now: Instant,
     rng: StdRng,
-    queue: BinaryHeap<Entry>,
-    events: Vec<Option<Event>>,
-    free: Vec<usize>,
+    /// Events by time; the number keeps the order of those of one time.
+    queue: BTreeMap<(Instant, u64), Event>,
     entries: u64,
     devices: [Device; 2],
     sockets: Vec<Socket>,
@@ -288,9 +240,7 @@ impl World {
             start,
             now: start,
             rng: StdRng::seed_from_u64(seed),
-            queue: BinaryHeap::new(),
-            events: Vec::new(),
-            free: Vec::new(),
+            queue: BTreeMap::new(),
             entries: 0,
             devices: [device(Role::Phone), device(Role::Mac)],
             sockets: Vec::new(),
@@ -333,18 +283,12 @@ impl World {
     }
 
     fn at_time(&mut self, at: Instant, event: Event) {
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.events.push(None);
-            self.events.len() - 1
-        });
-        self.events[slot] = Some(event);
         self.entries += 1;
-        self.queue.push(Reverse((at, self.entries, slot)));
+        self.queue.insert((at, self.entries), event);
     }
 
-    fn note(&mut self, text: impl FnOnce() -> String) {
-        let at = self.now - self.start;
-        self.log.push((at, text()));
+    fn note(&mut self, text: String) {
+        self.log.push((self.now - self.start, text));
     }
 
     fn device(&mut self, role: Role) -> &mut Device {
@@ -357,13 +301,11 @@ impl World {
         let longest = self.faults.iter().map(|fault| fault.lasts).max().unwrap_or_default();
         let end = self.start + total + longest + HEALS_WITHIN + Duration::from_mins(1);
         while self.broken.is_none() {
-            let Some(Reverse((at, _, slot))) = self.queue.pop() else { break };
-            if at > end {
+            let Some(((at, _), event)) = self.queue.pop_first().filter(|((at, _), _)| *at <= end)
+            else {
                 break;
-            }
+            };
             self.now = at;
-            let event = self.events[slot].take().unwrap();
-            self.free.push(slot);
             self.happen(event);
         }
     }
@@ -417,7 +359,7 @@ impl World {
                 }
             }
             Event::Renew(role) => {
-                let ice_servers = self.ice_servers(role);
+                let ice_servers = self.ice_servers();
                 if self.socket_of(role).is_some() {
                     let relayed = true;
                     self.input(role, CallInput::Renewed { ice_servers, relayed });
@@ -431,11 +373,9 @@ impl World {
         }
     }
 
-    // Faults.
-
     fn fault_starts(&mut self, number: usize) {
         let fault = self.faults[number];
-        self.note(|| format!("FAULT {:?} for {:?}", fault.kind, fault.lasts));
+        self.note(format!("FAULT {:?} for {:?}", fault.kind, fault.lasts));
         self.active += 1;
         self.healed = None;
         match fault.kind {
@@ -468,7 +408,7 @@ impl World {
 
     fn fault_ends(&mut self, number: usize) {
         let fault = self.faults[number];
-        self.note(|| format!("over: {:?}", fault.kind));
+        self.note(format!("over: {:?}", fault.kind));
         match fault.kind {
             FaultKind::Offline(role) => {
                 self.device(role).offline -= 1;
@@ -513,387 +453,6 @@ impl World {
     fn is_quiet(&self, length: Duration) -> bool {
         self.active == 0 && self.now - self.quiet_since >= length
     }
-
-    // Signaling.
-
-    fn dial(&mut self, role: Role, delay: Duration) {
-        let device = self.device(role);
-        device.attempt += 1;
-        device.dialing = true;
-        let attempt = device.attempt;
-        self.at(delay, Event::Dial(role, attempt));
-    }
-
-    fn socket_of(&mut self, role: Role) -> Option<&mut Socket> {
-        self.sockets.iter_mut().find(|socket| socket.role == role && socket.open_at_device)
-    }
-
-    fn socket(&mut self, conn: &ConnId) -> Option<&mut Socket> {
-        self.sockets.iter_mut().find(|socket| socket.conn == *conn)
-    }
-
-    fn dialed(&mut self, role: Role, attempt: u32) {
-        let device = &self.devices[index(role)];
-        if device.attempt != attempt || device.stopped > 0 {
-            return;
-        }
-        if self.server_down > 0 || !device.is_online() || device.is_suspended() {
-            self.at(Duration::from_secs(1), Event::Dial(role, attempt));
-            return;
-        }
-        self.ids += 1;
-        let conn = ConnId(format!("s{}", self.ids));
-        let network = device.network;
-        self.sockets.retain(|socket| socket.open_at_device || socket.open_at_server);
-        self.sockets.push(Socket {
-            conn: conn.clone(),
-            role,
-            network,
-            open_at_device: true,
-            open_at_server: true,
-            to_server: VecDeque::new(),
-            to_device: VecDeque::new(),
-        });
-        let device_id = if role == Role::Phone { "phone" } else { "mac" }.into();
-        let skew = self.device(role).clock_skew;
-        self.device(role).dialing = false;
-        let connected = ClientEvent::Connected {
-            pair_id: PairId::from("demo"),
-            ice_servers: self.ice_servers(role),
-            again: false,
-            timings: DialTimings::default(),
-            clock_skew: (skew.abs() >= 2.0).then_some(skew),
-        };
-        self.at(PING_EVERY, Event::Ping(conn.clone(), true));
-        self.note(|| format!("{role:?} joins as {conn}"));
-        let actions = self.room.join(role, &device_id, &conn, 0);
-        self.input(role, CallInput::Signaling(connected));
-        self.serve(actions);
-        // Messages that were queued while there was no socket.
-        while let Some(body) = self.device(role).unsent.pop_front() {
-            self.transmit(role, body);
-        }
-    }
-
-    /// Fresh credentials, which expire by the server's clock.
-    fn ice_servers(&self, _role: Role) -> Vec<IceServer> {
-        let expire = (self.now - self.start + CREDENTIALS_LIVE).as_secs() + 1_800_000_000;
-        vec![IceServer {
-            urls: vec!["turn:192.0.2.1".into()],
-            username: Some(format!("{expire}:device")),
-            credential: Some("secret".into()),
-        }]
-    }
-
-    fn serve(&mut self, actions: impl IntoIterator<Item = Action>) {
-        for action in actions {
-            match action {
-                Action::Send { to, text } => self.deliver(&to, text),
-                Action::Flush { to, text } if self.kind != ServerKind::Minimal => {
-                    self.deliver(&to, text);
-                }
-                Action::Close { conn, .. } => self.close_at_server(&conn),
-                Action::Flush { .. } | Action::Bus(_) | Action::Note(_) => {}
-            }
-        }
-    }
-
-    fn deliver(&mut self, to: &ConnId, text: Text) {
-        let mut text = text;
-        if self.kind != ServerKind::Full {
-            let mut message = Message::parse(text.as_str()).unwrap();
-            match &mut message.body {
-                Body::Hello { .. } | Body::PeerJoined { .. } | Body::PeerLeft { .. }
-                    if self.kind == ServerKind::Minimal =>
-                {
-                    return;
-                }
-                Body::Hello { relays, .. } => relays.clear(),
-                _ => {}
-            }
-            text = message.to_json().into();
-        }
-        let twice = self.repeats && self.rng.random_bool(0.05);
-        let latency = self.jitter(80);
-        let at = self.now + latency;
-        let Some(socket) = self.socket(to).filter(|socket| socket.open_at_server) else { return };
-        socket.to_device.push_back((at, text.clone()));
-        if twice {
-            socket.to_device.push_back((at, text));
-        }
-        self.at_time(at, Event::ToDevice(to.clone()));
-    }
-
-    fn transmit(&mut self, role: Role, body: Body) {
-        let latency = self.jitter(80);
-        let at = self.now + latency;
-        if let Some(socket) = self.socket_of(role) {
-            let conn = socket.conn.clone();
-            socket.to_server.push_back((at, body));
-            self.at_time(at, Event::ToServer(conn));
-        } else if self.devices[index(role)].unsent.len() < 64 {
-            self.device(role).unsent.push_back(body);
-        }
-    }
-
-    /// Whether packets pass between the device and the server on this socket. `None`: never again.
-    fn passes(&self, role: Role, network: u32) -> Option<bool> {
-        let device = &self.devices[index(role)];
-        (device.network == network).then_some(device.is_online())
-    }
-
-    fn reach_server(&mut self, conn: &ConnId) {
-        let Some(socket) = self.sockets.iter().find(|socket| socket.conn == *conn) else { return };
-        let (role, network) = (socket.role, socket.network);
-        if !socket.open_at_server || !socket.open_at_device {
-            return;
-        }
-        match self.passes(role, network) {
-            Some(true) => {}
-            Some(false) => {
-                // TCP retransmits.
-                self.at(Duration::from_secs(1), Event::ToServer(conn.clone()));
-                return;
-            }
-            None => return,
-        }
-        loop {
-            let now = self.now;
-            let Some(socket) = self.socket(conn) else { return };
-            let Some((_, body)) = socket.to_server.pop_front_if(|(at, _)| *at <= now) else {
-                return;
-            };
-            let Some(kind) = Kind::of(&body) else { continue };
-            let message = Message::new(PairId::from("demo"), body);
-            let (_, action) = self.room.relay(role, conn, kind, message.to_json().into());
-            self.serve(action);
-        }
-    }
-
-    fn reach_device(&mut self, conn: &ConnId) {
-        let Some(socket) = self.sockets.iter().find(|socket| socket.conn == *conn) else { return };
-        let (role, network) = (socket.role, socket.network);
-        if !socket.open_at_device {
-            return;
-        }
-        match self.passes(role, network) {
-            Some(true) => {}
-            Some(false) => {
-                self.at(Duration::from_secs(1), Event::ToDevice(conn.clone()));
-                return;
-            }
-            None => return,
-        }
-        loop {
-            let now = self.now;
-            let Some(socket) = self.socket(conn).filter(|socket| socket.open_at_device) else {
-                return;
-            };
-            let Some((_, text)) = socket.to_device.pop_front_if(|(at, _)| *at <= now) else {
-                return;
-            };
-            let message = Message::parse(text.as_str()).unwrap();
-            self.input(role, CallInput::Signaling(ClientEvent::Message(message)));
-        }
-    }
-
-    /// The device notices that its socket is gone, and connects again.
-    fn device_lost_socket(&mut self, role: Role, delay: Duration) {
-        self.close_at_device(role);
-        if self.devices[index(role)].stopped > 0 || self.devices[index(role)].dialing {
-            return;
-        }
-        let will_retry_in = delay + self.jitter(1000);
-        let lost = ClientEvent::Disconnected {
-            code: None,
-            reason: "the socket was lost".into(),
-            will_retry_in,
-        };
-        self.dial(role, will_retry_in);
-        self.input(role, CallInput::Signaling(lost));
-    }
-
-    fn close_at_device(&mut self, role: Role) {
-        let Some(socket) = self.socket_of(role) else { return };
-        socket.open_at_device = false;
-        let (conn, network) = (socket.conn.clone(), socket.network);
-        // The server notices immediately, unless it cannot be reached.
-        if self.passes(role, network) == Some(true) {
-            self.close_at_server(&conn);
-        } else {
-            self.at(SOCKET_TIMEOUT, Event::SocketTimeout(conn));
-        }
-    }
-
-    fn close_at_server(&mut self, conn: &ConnId) {
-        let Some(socket) = self.socket(conn) else { return };
-        if !std::mem::replace(&mut socket.open_at_server, false) {
-            return;
-        }
-        let (role, network, open) = (socket.role, socket.network, socket.open_at_device);
-        let action = self.room.leave(role, conn, LeaveReason::Closed);
-        self.serve(action);
-        if open && self.passes(role, network) == Some(true) && !self.is_suspended(role) {
-            self.device_lost_socket(role, Duration::ZERO);
-        } else if open {
-            self.at(SOCKET_TIMEOUT, Event::SocketTimeout(conn.clone()));
-        }
-    }
-
-    fn is_suspended(&self, role: Role) -> bool {
-        self.devices[index(role)].is_suspended()
-    }
-
-    /// The server closes a socket whose device leaves two pings in a row unanswered; `answered`: the previous one was.
-    fn ping(&mut self, conn: &ConnId, answered: bool) {
-        let Some(socket) = self.socket(conn).filter(|socket| socket.open_at_server) else { return };
-        let (role, network) = (socket.role, socket.network);
-        let answers = self.passes(role, network) == Some(true) && !self.is_suspended(role);
-        if answers || answered {
-            self.at(PING_EVERY, Event::Ping(conn.clone(), answers));
-        } else {
-            self.close_at_server(conn);
-        }
-    }
-
-    /// Each end eventually notices a dead socket, by ping and pong.
-    fn socket_timeout(&mut self, conn: &ConnId) {
-        let Some(socket) = self.socket(conn) else { return };
-        let (role, at_device, at_server) =
-            (socket.role, socket.open_at_device, socket.open_at_server);
-        if at_server && !at_device {
-            self.close_at_server(conn);
-        } else if at_device && !at_server {
-            if self.is_suspended(role) {
-                self.at(Duration::from_secs(1), Event::SocketTimeout(conn.clone()));
-            } else {
-                self.device_lost_socket(role, Duration::ZERO);
-            }
-        }
-    }
-
-    fn close_all_sockets(&mut self) {
-        let open: Vec<ConnId> = self
-            .sockets
-            .iter()
-            .filter(|socket| socket.open_at_server)
-            .map(|socket| socket.conn.clone())
-            .collect();
-        for conn in open {
-            self.close_at_server(&conn);
-        }
-    }
-
-    fn break_socket(&mut self, role: Role) {
-        let Some(socket) = self.socket_of(role) else { return };
-        let conn = socket.conn.clone();
-        self.close_at_server(&conn);
-    }
-
-    // Peer connections.
-
-    fn vitals(&self, role: Role) -> Option<Vitals> {
-        let peer = self.devices[index(role)].peer.as_ref()?;
-        let since = |at: Instant| at - peer.created;
-        Some(Vitals {
-            now: since(self.now),
-            ice: peer.established.map(since),
-            dtls: peer.established.map(since),
-            channel: peer.established.map(since),
-            has_data: true,
-            check: peer.heard.map(since),
-            media: peer.heard.map(since),
-            data: peer.heard.map(since),
-            ..Vitals::default()
-        })
-    }
-
-    /// Whether the peer connections of both devices belong together and their packets get through.
-    fn linked(&self) -> bool {
-        let [phone, mac] = &self.devices;
-        let (Some(a), Some(b)) = (&phone.peer, &mac.peer) else { return false };
-        let ready = |device: &Device, peer: &SimulatedPeer| {
-            device.stopped == 0 && device.is_online() && peer.network == device.network
-        };
-        a.remote == Some((b.id, b.generation))
-            && b.remote == Some((a.id, a.generation))
-            && ready(phone, a)
-            && ready(mac, b)
-            && self.path_broken == 0
-    }
-
-    /// Whether the peers are connected to each other, and know it.
-    fn are_connected(&self) -> bool {
-        let connected = |device: &Device| {
-            device.peer.as_ref().is_some_and(|peer| peer.state == ConnectionState::Connected)
-        };
-        self.linked() && self.devices.iter().all(connected)
-    }
-
-    fn ice_tick(&mut self, role: Role) {
-        let suspended = self.devices.iter().any(Device::is_suspended);
-        let linked = self.linked() && !suspended;
-        let (now, own) = (self.now, self.is_suspended(role));
-        let Some(peer) = self.device(role).peer.as_mut().filter(|_| !own) else { return };
-        let state = if linked {
-            peer.heard = Some(now);
-            peer.established.get_or_insert(now);
-            ConnectionState::Connected
-        } else {
-            let silence = peer.heard.map(|heard| now - heard);
-            match (peer.state, silence) {
-                (ConnectionState::Connected, Some(silence)) if silence >= DISCONNECTED_AFTER => {
-                    ConnectionState::Disconnected
-                }
-                (ConnectionState::Disconnected, Some(silence)) if silence >= FAILED_AFTER => {
-                    ConnectionState::Failed
-                }
-                (state, _) => state,
-            }
-        };
-        if std::mem::replace(&mut peer.state, state) != state {
-            self.input(role, CallInput::Peer(PeerEvent::State(state)));
-        }
-        if self.active == 0 && self.are_connected() {
-            self.healed.get_or_insert(self.now);
-        }
-    }
-
-    fn open_peer(&mut self, role: Role, remote: Option<(u64, u32)>) -> String {
-        self.ids += 1;
-        let (id, now) = (self.ids, self.now);
-        let device = self.device(role);
-        let peer = SimulatedPeer {
-            id,
-            generation: 1,
-            network: device.network,
-            remote,
-            created: now,
-            state: ConnectionState::New,
-            established: None,
-            heard: None,
-        };
-        let sdp = peer.sdp();
-        device.peer = Some(peer);
-        let gathering = self.jitter(200);
-        self.at(gathering, Event::Candidates(role, id));
-        sdp
-    }
-
-    fn restart_peer(&mut self, role: Role, remote: Option<(u64, u32)>) -> Option<String> {
-        let device = self.device(role);
-        let network = device.network;
-        let peer = device.peer.as_mut()?;
-        peer.generation += 1;
-        peer.network = network;
-        peer.remote = remote;
-        let (id, sdp) = (peer.id, peer.sdp());
-        let gathering = self.jitter(200);
-        self.at(gathering, Event::Candidates(role, id));
-        Some(sdp)
-    }
-
-    // The cores.
 
     fn input(&mut self, role: Role, input: CallInput) {
         let device = self.device(role);
@@ -940,7 +499,7 @@ impl World {
             CallAction::Send(body) => {
                 if !matches!(body, Body::Ice { .. }) {
                     let t = body.t();
-                    self.note(|| format!("{role:?} sends {t}"));
+                    self.note(format!("{role:?} sends {t}"));
                 }
                 self.transmit(role, body);
             }
@@ -986,7 +545,7 @@ impl World {
             CallAction::Close(closing) => {
                 self.device(role).peer = None;
                 if let Closing::Lost(why) = &closing {
-                    self.note(|| format!("{role:?} loses its connection: {}", why.code));
+                    self.note(format!("{role:?} loses its connection: {}", why.code));
                     if self.is_quiet(HEALS_WITHIN) {
                         self.violation("a connection was lost in a quiet world");
                     }
@@ -999,10 +558,10 @@ impl World {
 
     fn emitted(&mut self, role: Role, event: &CallEvent) {
         match event {
-            CallEvent::Connected => self.note(|| format!("{role:?} is connected")),
+            CallEvent::Connected => self.note(format!("{role:?} is connected")),
             CallEvent::Restarting(why) => {
                 let text = format!("{role:?} restarts ICE: {why}");
-                self.note(|| text);
+                self.note(text);
             }
             CallEvent::Failed(why) | CallEvent::Refused(why) => {
                 let text = format!("the call failed: {}", why.message);
@@ -1014,7 +573,7 @@ impl World {
 
     fn violation(&mut self, what: &str) {
         let what = what.to_owned();
-        self.note(|| format!("VIOLATION: {what}"));
+        self.note(format!("VIOLATION: {what}"));
         self.broken.get_or_insert(what);
     }
 
