@@ -8,7 +8,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -22,6 +22,7 @@ use super::{
     http,
     jws::{Algorithm, Jws, Key, SigningKeys},
 };
+use crate::lock::locked;
 
 /// Maximum size of a set, bytes.
 const MAX_BYTES: usize = 64 * 1024;
@@ -172,7 +173,7 @@ impl Jwks {
 
 impl Inner {
     fn cache(&self) -> MutexGuard<'_, Cache> {
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.cache)
     }
 
     /// What to do at the time `now`; `tried` right after a fetch.

@@ -5,13 +5,7 @@
 //! A dedicated thread with its own runtime handles the signals and exits the process itself, so that busy tasks can
 //! delay neither: a runtime whose workers are all busy delivers no signals and no timers.
 
-use std::{
-    io::IsTerminal,
-    process,
-    sync::{Mutex, PoisonError},
-    thread,
-    time::Duration,
-};
+use std::{io::IsTerminal, process, sync::Mutex, thread, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -19,6 +13,7 @@ use tokio::{
 };
 
 use super::failure::INTERRUPTED;
+use crate::lock::locked;
 
 /// Maximum duration of a clean shutdown after SIGTERM and SIGHUP; then the process exits. The sender (systemd,
 /// Docker, Kubernetes) follows up with SIGKILL some seconds later.
@@ -69,7 +64,7 @@ fn first_signal(shutdown_timeout: Duration, on_hangup: bool) -> impl Future<Outp
 
 /// Starts the thread once. `None` if it cannot be started.
 fn listen(shutdown_timeout: Duration, on_hangup: bool) -> Option<watch::Receiver<bool>> {
-    let mut shutdown = SHUTDOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut shutdown = locked(&SHUTDOWN);
     if shutdown.is_none() {
         let on_hangup = on_hangup && !ignores_hangup();
         let policy = SignalPolicy { shutdown_timeout, on_hangup };

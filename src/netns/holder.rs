@@ -15,11 +15,12 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     path::PathBuf,
     process::{Child, ChildStdin, Command, Output, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     thread::JoinHandle,
 };
 
 use super::error::NetnsError;
+use crate::lock::locked;
 
 /// Directory of the lab's own files, in its mount namespace.
 const FILES: &str = "/run";
@@ -235,7 +236,7 @@ impl Drop for Holder {
 
 /// Ends the guard; if this fails, the guard has already exited.
 fn close(stdin: &Mutex<Option<ChildStdin>>) {
-    if let Some(mut stdin) = stdin.lock().unwrap_or_else(PoisonError::into_inner).take() {
+    if let Some(mut stdin) = locked(stdin).take() {
         let _ = writeln!(stdin, "{ORDERLY}");
     }
 }

@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -15,7 +15,10 @@ use moka::{Expiry, future::Cache};
 use tokio::sync::mpsc;
 
 use super::{Hint, Pair, PairStore, StoreError};
-use crate::types::{DeviceId, PairId};
+use crate::{
+    lock::locked,
+    types::{DeviceId, PairId},
+};
 
 /// Maximum time for which an active pair may be cached (contract: a revocation takes effect within 30 s).
 pub const MAX_AGE: Duration = Duration::from_secs(30);
@@ -118,7 +121,7 @@ impl Cached {
     }
 
     fn outage(&self) -> MutexGuard<'_, Option<Outage>> {
-        self.outage.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.outage)
     }
 
     fn is_down(&self) -> bool {

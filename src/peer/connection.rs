@@ -5,7 +5,7 @@ mod negotiation;
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -40,7 +40,9 @@ use super::{
     vitals::{LivenessMonitor, Vitals},
     watchdog,
 };
-use crate::{media::h264::AccessUnit, proto::control::ControlMessage, types::CandidateType};
+use crate::{
+    lock::locked, media::h264::AccessUnit, proto::control::ControlMessage, types::CandidateType,
+};
 
 /// Capacity of the event queue. Control messages beyond it wait in SCTP; states and candidates are few.
 const QUEUE_EVENTS: usize = 1024;
@@ -311,7 +313,7 @@ impl Peer {
 
     /// getStats with W3C names; the last known values if the connection has stopped.
     pub async fn stats(&self) -> Snapshot {
-        let last = || self.last_stats.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = || locked(&self.last_stats);
         if let Ok(snapshot) = self.unless_stopped(async { Ok(self.current_stats().await) }).await {
             let before = last().pair.clone();
             stats::log_selection(before.as_ref(), snapshot.pair.as_ref());

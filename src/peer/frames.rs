@@ -2,12 +2,11 @@
 //! `framesSent`, `framesDecoded` and related values. The code that encodes and decodes is above the peer and reports
 //! here.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Mutex, time::Duration};
 
 use serde_json::{Map, Value, json};
+
+use crate::lock::locked;
 
 /// A frame that was encoded for a connection, or decoded from it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -88,7 +87,7 @@ impl Frames {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, FrameCounts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 }
 

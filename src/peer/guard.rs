@@ -16,11 +16,14 @@
 use std::{
     collections::VecDeque,
     net::SocketAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
 };
 
 use super::sdp::{IceCredentials, ice_credentials};
-use crate::stun::message::{Class, Message, TransactionId, attr, method};
+use crate::{
+    lock::locked,
+    stun::message::{Class, Message, TransactionId, attr, method},
+};
 
 /// Maximum number of credentials remembered for each end: those of the current ICE generation and the previous one,
 /// for several m-lines.
@@ -75,7 +78,7 @@ struct GuardState {
 
 impl Guard {
     fn state(&self) -> MutexGuard<'_, GuardState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 
     /// Remembers the credentials of our description, which the peer's checks use.

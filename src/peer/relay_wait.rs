@@ -11,7 +11,7 @@ use std::{
     collections::HashSet,
     net::SocketAddr,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -19,6 +19,7 @@ use std::{
 
 use super::{dtls_filter::payload, remote_candidates::Target};
 use crate::{
+    lock::locked,
     stun::message::{Class, Message, method},
     types::CandidateType,
 };
@@ -116,7 +117,7 @@ impl RelayWait {
     }
 
     fn state(&self) -> MutexGuard<'_, WaitState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 }
 

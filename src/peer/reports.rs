@@ -1,13 +1,12 @@
 //! Contents of the RTCP reports about a connection's streams (RFC 3550 §6.4), for getStats: the crate leaves these
 //! values at zero.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-};
+use std::{collections::HashMap, sync::Mutex};
 
 use rtc::rtcp::{reception_report::ReceptionReport, sender_report::SenderReport};
 use serde_json::{Map, Value, json};
+
+use crate::lock::locked;
 
 /// Maximum number of streams remembered: normally there is only one, but the peer chooses the SSRCs in its reports.
 const MAX_STREAMS: usize = 8;
@@ -108,7 +107,7 @@ impl Reports {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, NewestReports> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 }
 

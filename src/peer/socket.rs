@@ -13,7 +13,7 @@ use std::{
     collections::VecDeque,
     io::{self, IoSliceMut},
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll},
     time::Instant,
 };
@@ -29,6 +29,7 @@ use super::{
     relay_wait::RelayWait,
     vitals::LivenessMonitor,
 };
+use crate::lock::locked;
 
 /// Port of multicast DNS (RFC 6762 §5).
 const MDNS_PORT: u16 = 5353;
@@ -159,7 +160,7 @@ impl FilteredSocket {
     }
 
     fn held(&self) -> MutexGuard<'_, HeldDatagrams> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.held)
     }
 
     fn passes(&self, meta: &RecvMeta, datagram: &[u8]) -> bool {

@@ -6,7 +6,7 @@
 
 use std::{
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     task::Waker,
@@ -14,6 +14,8 @@ use std::{
 };
 
 use tokio::sync::watch;
+
+use crate::lock::locked;
 
 /// ICE checks are 2 s apart; if none has arrived for this long, there was no path.
 const OUTAGE: Duration = Duration::from_secs(4);
@@ -173,7 +175,7 @@ impl LivenessMonitor {
     }
 
     fn trackers(&self) -> MutexGuard<'_, [AnswerTracker; 3]> {
-        self.trackers.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.trackers)
     }
 
     pub(super) fn ice_connected(&self) {
@@ -192,7 +194,7 @@ impl LivenessMonitor {
     }
 
     fn wake(&self) {
-        let mut holding = self.holding.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut holding = locked(&self.holding);
         holding.drain(..).for_each(Waker::wake);
     }
 
@@ -204,7 +206,7 @@ impl LivenessMonitor {
     /// Wakes this task when ICE has a path, and when the crate has keys for media, unless that has already
     /// happened.
     pub(super) fn wake_later(&self, waker: &Waker) {
-        let mut holding = self.holding.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut holding = locked(&self.holding);
         if !holding.iter().any(|other| other.will_wake(waker)) {
             holding.push(waker.clone());
         }

@@ -12,6 +12,7 @@ use super::{
     layout::{self, cut},
 };
 use crate::{
+    lock::locked,
     text::printable::{self, printable},
     types::ConnectionType,
 };
@@ -245,7 +246,7 @@ fn start_bar(color: bool) -> ProgressBar {
 
 fn shown() -> std::sync::MutexGuard<'static, Option<ProgressBar>> {
     // A bar is consistent at every moment, so one left by a panicking thread is usable.
-    SHOWN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    locked(&SHOWN)
 }
 
 /// Runs `write` while the live line is removed from the terminal, so that its output ends up above the line. Every

@@ -7,7 +7,7 @@
 
 use std::{
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -19,6 +19,7 @@ use crate::{
         twilio::{Twilio, TwilioError},
         unix_now,
     },
+    lock::locked,
     proto::{claims::MAX_LIFETIME_S, token::IceServer},
     signaling::server::counters::Family,
 };
@@ -67,7 +68,7 @@ impl TwilioServers {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     /// The servers for a response at the time `now`, seconds since 1970; empty, and counted, when none are

@@ -5,7 +5,7 @@ mod tcp;
 use std::{
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, Weak},
     time::{Duration, Instant},
 };
 
@@ -24,7 +24,7 @@ use super::{
     stats::{Counters, DropReason, TurnStats},
     tuple::{ClientTransport, FiveTuple, Now},
 };
-use crate::{pairs::InUse, types::PairId};
+use crate::{lock::locked, pairs::InUse, types::PairId};
 
 /// Maximum size of a UDP datagram in bytes.
 const MAX_DATAGRAM: usize = 65_536;
@@ -182,7 +182,7 @@ struct Shared {
 impl Shared {
     pub fn protocol(&self) -> MutexGuard<'_, Protocol<Arc<Relay>>> {
         // The tables stay consistent if a holder panics: each change is a single insert or remove.
-        self.protocol.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.protocol)
     }
 
     fn stats(&self) -> TurnStats {
@@ -192,7 +192,7 @@ impl Shared {
     /// Runs a task until it ends or the server stops; `None` if it has stopped.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Option<AbortHandle> {
         let mut stopped = self.stopped.clone();
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let running = locked(&self.running).clone()?;
         let task = tokio::spawn(async move {
             tokio::select! {
                 () = task => {}
@@ -204,7 +204,7 @@ impl Shared {
     }
 
     fn halt(&self) {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        locked(&self.running).take();
         self.protocol().clear();
     }
 

@@ -3,10 +3,12 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Mutex, PoisonError,
+        Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
+
+use crate::lock::locked;
 
 /// Live counters, shared by all tasks of the server.
 #[derive(Debug, Default)]
@@ -26,8 +28,7 @@ pub(super) struct Counters {
 
 impl Counters {
     pub fn reject(&self, reason: RejectReason) {
-        *self.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() +=
-            1;
+        *locked(&self.refused).entry(reason).or_default() += 1;
     }
 
     /// Counts a packet that is not relayed.
@@ -50,7 +51,7 @@ impl Counters {
             dropped: DropReason::ALL
                 .map(|reason| (reason, self.dropped[reason as usize].load(Relaxed)))
                 .into(),
-            refused: self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            refused: locked(&self.refused).clone(),
         }
     }
 }

@@ -3,14 +3,14 @@
 use std::{
     collections::VecDeque,
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
     time::SystemTime,
 };
 
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
-use crate::types::epoch_seconds;
+use crate::{lock::locked, types::epoch_seconds};
 
 /// Number of keyframes replayed to a new viewer; the page's strip holds as many.
 const KEYFRAMES: usize = 24;
@@ -68,7 +68,7 @@ impl Hub {
     }
 
     fn state(&self) -> MutexGuard<'_, HubState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     /// Publishes a stored keyframe; `picture` is a file that browsers can show, if there is one.

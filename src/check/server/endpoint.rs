@@ -1,11 +1,14 @@
 //! Whether a URL is served at all: if the server is silent, does not speak HTTP or answers 404, it is tried only
 //! a few times, not once per rule.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
-use crate::check::{
-    finding::CaseError,
-    wire::{Answer, Stream},
+use crate::{
+    check::{
+        finding::CaseError,
+        wire::{Answer, Stream},
+    },
+    lock::locked,
 };
 
 /// Number of failures after which the URL is not tried again.
@@ -50,7 +53,7 @@ impl Endpoint {
     /// # Errors
     /// Requests to the URL have failed [`TRIES`] times, and none has succeeded.
     pub(super) fn check_reachable(&self) -> Result<(), CaseError> {
-        let known = self.reachability.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = locked(&self.reachability);
         if known.answers || known.failures < TRIES {
             return Ok(());
         }
@@ -62,7 +65,7 @@ impl Endpoint {
 
     /// Records the outcome of a request.
     pub(super) fn record<T: Answered>(&self, result: Result<T, CaseError>) -> Result<T, CaseError> {
-        let mut known = self.reachability.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = locked(&self.reachability);
         let missing = match &result {
             Ok(answered) => {
                 let answer = answered.answer();

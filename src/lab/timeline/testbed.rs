@@ -6,7 +6,7 @@ use std::{
     io::Write as _,
     path::PathBuf,
     process::Stdio,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Instant,
 };
 
@@ -22,6 +22,7 @@ use super::{
     file::Timeline,
 };
 use crate::{
+    lock::locked,
     nat::{Layer, LinkChanges},
     netns::{Lab, LabPlan, LabServer, Location, NetnsError, NetworkPlan},
     units::PictureSize,
@@ -198,7 +199,7 @@ impl Testbed {
                     // A log that cannot be written must not end the test.
                     let _ = writeln!(log, "{line}");
                 }
-                let mut last_lines = last_lines.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut last_lines = locked(&last_lines);
                 last_lines.push_back(line);
                 if last_lines.len() > LAST_LINES {
                     last_lines.pop_front();
@@ -207,8 +208,7 @@ impl Testbed {
             tokio::join!(stdout_done, stderr_done);
             // The exit status is not needed: the last log lines show how it ended.
             let _ = child.wait().await;
-            let last_lines =
-                std::mem::take(&mut *last_lines.lock().unwrap_or_else(PoisonError::into_inner));
+            let last_lines = std::mem::take(&mut *locked(&last_lines));
             let last_lines = last_lines.into_iter().collect::<Vec<_>>().join("; ");
             report(PeerEvent::Ended { number, last_lines });
         });

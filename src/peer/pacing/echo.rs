@@ -14,13 +14,14 @@ use std::{
     collections::VecDeque,
     net::SocketAddr,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
 use crate::{
+    lock::locked,
     peer::dtls_filter::payload,
     stun::message::{Class, HEADER_BYTES, Message, TransactionId, attr, method},
 };
@@ -134,7 +135,7 @@ pub(in crate::peer) struct Echoes {
 
 impl Echoes {
     fn state(&self) -> MutexGuard<'_, EchoState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     /// An echo is wanted behind this media packet, which has not left yet.

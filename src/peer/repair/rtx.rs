@@ -10,7 +10,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Instant,
 };
 
@@ -23,7 +23,7 @@ use rtc::{
 };
 
 use super::{arrived::Arrived, receiver::MAX_STREAMS};
-use crate::peer::media_gate::MediaGate;
+use crate::{lock::locked, peer::media_gate::MediaGate};
 
 /// The negotiated RTX payload types, each with the type of the packets it restores (`apt`, RFC 4588 §8.6). Clones
 /// share them.
@@ -33,11 +33,11 @@ pub(in crate::peer) struct RtxTypes(Arc<Mutex<Vec<(u8, u8)>>>);
 impl RtxTypes {
     /// Replaces the types with those of the last description.
     pub(in crate::peer) fn set(&self, types: Vec<(u8, u8)>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = types;
+        *locked(&self.0) = types;
     }
 
     fn original(&self, payload_type: u8) -> Option<u8> {
-        let types = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let types = locked(&self.0);
         types.iter().find(|(rtx, _)| *rtx == payload_type).map(|(_, original)| *original)
     }
 }

@@ -3,15 +3,18 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
     time::Instant,
 };
 
 use tokio::sync::Notify;
 
 use super::{end::End, limits::Limits};
-use crate::proto::signaling::{LeaveReason, close};
 use crate::signaling::text::Text;
+use crate::{
+    lock::locked,
+    proto::signaling::{LeaveReason, close},
+};
 
 /// The next frame for the socket's writer.
 #[derive(Debug)]
@@ -63,7 +66,7 @@ impl Outbox {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     /// Queues a frame of the server; closes the socket if the queue is full.

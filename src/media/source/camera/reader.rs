@@ -16,6 +16,7 @@ use super::{
     stream::{Device, RawFrame, Stream, Wanted},
     system,
 };
+use crate::lock::locked;
 
 /// Pauses between attempts to reopen the camera: minimum and maximum.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
@@ -67,7 +68,7 @@ impl Arrived {
 
 impl Shared {
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     /// Waits until `done` returns true or the time has elapsed.
